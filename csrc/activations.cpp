@@ -1,0 +1,140 @@
+#include "activations.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <exception>
+
+#include "error.hpp"
+#include "ggml-backend.h"
+
+namespace mqn {
+namespace {
+
+// Upstream ignores smaller batches.
+constexpr int64_t min_tokens = 16;
+
+// "CUDA0#blk.0.attn_k.weight#0" -> "blk.0.attn_k.weight": the scheduler's copies carry device and number.
+std::string weight_name(const ggml_tensor* node) {
+  const std::string name = node->src[0]->name;
+  const size_t start = name.find('#');
+  if (start == std::string::npos) {
+    return name;
+  }
+  return name.substr(start + 1, name.find('#', start + 1) - start - 1);
+}
+
+Activations& entry_for(std::map<std::string, Activations>& sums, const std::string& name, int64_t n_slices,
+                       int64_t n_per_row) {
+  Activations& entry = sums[name];
+  if (entry.n_slices == 0) {
+    const auto n = static_cast<size_t>(n_slices * n_per_row);
+    entry = {n_slices, n_per_row, std::vector<double>(n), std::vector<double>(n),
+             std::vector<int64_t>(static_cast<size_t>(n_slices))};
+  }
+  if (entry.n_slices != n_slices || entry.n_per_row != n_per_row) {
+    throw Error(ErrorKind::imatrix, name + " is used with activations of two shapes");
+  }
+  return entry;
+}
+
+}  // namespace
+
+bool ActivationCollector::on_node(ggml_tensor* node, bool ask, void* user_data) {
+  auto* self = static_cast<ActivationCollector*>(user_data);
+  if (ask) {
+    return self->wants(node);
+  }
+  try {
+    self->collect(node);
+  } catch (...) {
+    self->error_ = std::current_exception();
+    return false;  // ends this evaluation
+  }
+  return true;
+}
+
+void ActivationCollector::check() const {
+  if (error_) {
+    std::rethrow_exception(error_);
+  }
+}
+
+bool ActivationCollector::wants(const ggml_tensor* node) const {
+  if (node->op == GGML_OP_MUL_MAT_ID) {
+    return true;
+  }
+  if (node->op != GGML_OP_MUL_MAT || node->src[1]->ne[1] < min_tokens || node->src[1]->type != GGML_TYPE_F32) {
+    return false;
+  }
+  const std::string name = weight_name(node);
+  const bool is_head = name == "output.weight" || name == "token_embd.weight";
+  return name.compare(0, 4, "blk.") == 0 || (process_output_ && is_head);
+}
+
+void ActivationCollector::add_row(Activations& entry, int64_t slice, const float* x) {
+  double* squares = entry.sum_squares.data() + slice * entry.n_per_row;
+  double* sums = entry.sums.data() + slice * entry.n_per_row;
+  for (int64_t j = 0; j < entry.n_per_row; ++j) {
+    const double value = x[j];
+    squares[j] += value * value;
+    sums[j] += value;
+  }
+}
+
+void ActivationCollector::collect(const ggml_tensor* node) {
+  const ggml_tensor* weight = node->src[0];
+  const ggml_tensor* input = node->src[1];
+  const std::string name = weight_name(node);
+  const char* data = static_cast<const char*>(input->data);
+  if (!ggml_backend_buffer_is_host(input->buffer)) {
+    input_copy_.resize(ggml_nbytes(input));
+    ggml_backend_tensor_get(input, input_copy_.data(), 0, input_copy_.size());
+    data = input_copy_.data();
+  }
+  const int64_t n = input->ne[0];
+  auto row = [&](int64_t i1, int64_t i2, int64_t i3) {
+    return reinterpret_cast<const float*>(data + i1 * input->nb[1] + i2 * input->nb[2] + i3 * input->nb[3]);
+  };
+  Activations* entry = nullptr;
+  if (node->op == GGML_OP_MUL_MAT_ID) {
+    // ids: [experts used, tokens]; input: [n, experts used or 1, tokens]
+    const ggml_tensor* ids = node->src[2];
+    ids_.resize(ggml_nbytes(ids));
+    ggml_backend_tensor_get(ids, ids_.data(), 0, ids_.size());
+    entry = &entry_for(sums_, name, weight->ne[2], n);
+    for (int64_t used = 0; used < ids->ne[0]; ++used) {
+      for (int64_t token = 0; token < input->ne[2]; ++token) {
+        int32_t expert = 0;
+        std::memcpy(&expert, ids_.data() + token * ids->nb[1] + used * ids->nb[0], sizeof(expert));
+        if (expert < 0 || expert >= entry->n_slices) {
+          throw Error(ErrorKind::imatrix, name + " was asked for expert " + std::to_string(expert));
+        }
+        add_row(*entry, expert, row(used % input->ne[1], token, 0));
+        ++entry->counts[static_cast<size_t>(expert)];
+      }
+    }
+  } else {
+    // A 3-D weight keeps one slice per matrix; a 2-D one is shared by all matrices of the input.
+    const int64_t n_slices = weight->ne[2] * weight->ne[3];
+    entry = &entry_for(sums_, name, n_slices, n);
+    for (int64_t i3 = 0; i3 < input->ne[3]; ++i3) {
+      for (int64_t i2 = 0; i2 < input->ne[2]; ++i2) {
+        const int64_t slice = (i3 % weight->ne[3]) * weight->ne[2] + i2 % weight->ne[2];
+        for (int64_t i1 = 0; i1 < input->ne[1]; ++i1) {
+          add_row(*entry, slice, row(i1, i2, i3));
+        }
+      }
+    }
+    for (int64_t& count : entry->counts) {
+      count += ggml_nrows(input) / n_slices;
+    }
+  }
+  for (const double sum : entry->sum_squares) {
+    if (!std::isfinite(sum)) {
+      throw Error(ErrorKind::non_finite, "the activations entering " + name + " are NaN or infinite",
+                  {{"tensor", name}});
+    }
+  }
+}
+
+}  // namespace mqn

@@ -1,0 +1,39 @@
+// Sums of squared activations at the inputs of a model's weights: the imatrix.
+#pragma once
+
+#include <exception>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "ggml.h"
+#include "model.hpp"
+
+namespace mqn {
+
+// Collects what upstream's imatrix tool collects (tools/imatrix/imatrix.cpp, collect_imatrix), summed in
+// double. With process_output also the head's input; for a tied embedding upstream leaves it out.
+class ActivationCollector {
+ public:
+  explicit ActivationCollector(bool process_output) : process_output_(process_output) {}
+
+  // ggml_backend_sched_eval_callback; user_data is the collector.
+  static bool on_node(ggml_tensor* node, bool ask, void* user_data);
+
+  // Throws what went wrong inside the callback, which must not throw through upstream's frames.
+  void check() const;
+  std::map<std::string, Activations> take() { return std::move(sums_); }
+
+ private:
+  bool wants(const ggml_tensor* node) const;
+  void collect(const ggml_tensor* node);
+  void add_row(Activations& entry, int64_t slice, const float* x);
+
+  bool process_output_;
+  std::map<std::string, Activations> sums_;
+  std::vector<char> input_copy_;
+  std::vector<char> ids_;
+  std::exception_ptr error_;
+};
+
+}  // namespace mqn

@@ -1,0 +1,163 @@
+#include "binding.hpp"
+
+#include "llama.h"
+#include "model.hpp"
+
+namespace mqn {
+namespace {
+
+std::shared_ptr<Model> load(const std::vector<std::string>& paths, int n_gpu_layers,
+                            const std::vector<std::string>& devices, bool extra_buffers, int n_threads,
+                            const py::object& progress) {
+  LoadOptions options;
+  options.paths = paths;
+  options.n_gpu_layers = n_gpu_layers;
+  options.devices = devices;
+  options.extra_buffers = extra_buffers;
+  options.n_threads = n_threads;
+  std::shared_ptr<Model> model;
+  Monitor monitor;
+  run_monitored(monitor, progress, [&] { model = std::make_shared<Model>(options, monitor); });
+  return model;
+}
+
+py::dict vocab_info(const Model& model) {
+  const llama_vocab* vocab = model.vocab();
+  char description[128] = "";
+  llama_model_desc(model.handle(), description, sizeof(description));
+  return py::dict(py::arg("n_vocab") = model.n_vocab(), py::arg("bos") = llama_vocab_bos(vocab),
+                  py::arg("eos") = llama_vocab_eos(vocab), py::arg("add_bos") = llama_vocab_get_add_bos(vocab),
+                  py::arg("add_eos") = llama_vocab_get_add_eos(vocab),
+                  py::arg("n_ctx_train") = llama_model_n_ctx_train(model.handle()),
+                  py::arg("n_layer") = llama_model_n_layer(model.handle()),
+                  py::arg("n_embd") = llama_model_n_embd(model.handle()),
+                  py::arg("description") = std::string(description));
+}
+
+void check_tokens(const TokenArray& tokens, const Model& model) {
+  for (py::ssize_t i = 0; i < tokens.size(); ++i) {
+    if (tokens.data()[i] < 0 || tokens.data()[i] >= model.n_vocab()) {
+      throw Error(ErrorKind::shape, "token " + std::to_string(tokens.data()[i]) + " is not in the vocabulary of " +
+                                        std::to_string(model.n_vocab()));
+    }
+  }
+}
+
+void logits(Model& model, const TokenArray& tokens, int64_t first, int64_t last, py::array out,
+            const py::object& progress) {
+  const auto n = static_cast<int64_t>(tokens.size());
+  if (n < 1 || first < 0 || first >= last || last > n) {
+    throw Error(ErrorKind::shape, "expected 0 <= first < last <= " + std::to_string(n) + " positions");
+  }
+  check_tokens(tokens, model);
+  const int32_t* ids = tokens.data();
+  const size_t n_bytes = sizeof(float) * static_cast<size_t>((last - first) * model.n_vocab());
+  auto* rows = static_cast<float*>(output_bytes(out, n_bytes, "logits"));
+
+  Monitor monitor;
+  run_monitored(monitor, progress, [&] { model.logits(ids, n, first, last, rows, monitor); });
+}
+
+py::dict activations(Model& model, const TokenArray& chunks, bool process_output, const py::object& progress) {
+  if (chunks.ndim() != 2 || chunks.size() == 0) {
+    throw Error(ErrorKind::shape, "expected tokens of shape (n_chunks, n_ctx)");
+  }
+  check_tokens(chunks, model);
+  const int32_t* ids = chunks.data();
+  const auto n_chunks = static_cast<int64_t>(chunks.shape(0));
+  const auto n_ctx = static_cast<int64_t>(chunks.shape(1));
+
+  std::map<std::string, Activations> sums;
+  Monitor monitor;
+  run_monitored(monitor, progress,
+                [&] { sums = model.activations(ids, n_chunks, n_ctx, process_output, monitor); });
+
+  py::dict result;
+  for (const auto& [name, a] : sums) {
+    const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(a.n_slices), static_cast<py::ssize_t>(a.n_per_row)};
+    result[name.c_str()] = py::make_tuple(py::array_t<double>(shape, a.sum_squares.data()),
+                                          py::array_t<double>(shape, a.sums.data()),
+                                          py::array_t<int64_t>(shape[0], a.counts.data()));
+  }
+  return result;
+}
+
+std::shared_ptr<Variant> encode(Model& model, const std::string& name, int type, const py::object& imatrix,
+                                const py::object& progress) {
+  const ggml_type checked = checked_type(type);
+  int64_t n_weights = 0;
+  if (!imatrix.is_none()) {
+    for (const TensorRecord& t : model.tensors()) {
+      if (t.name == name) {
+        n_weights = t.shape[0] * (t.shape.size() > 2 ? t.shape[2] : 1) * (t.shape.size() > 3 ? t.shape[3] : 1);
+      }
+    }
+  }
+  const float* weights = optional_floats(imatrix, n_weights, "imatrix");
+
+  std::shared_ptr<Variant> variant;
+  Monitor monitor;
+  run_monitored(monitor, progress, [&] { variant = model.encode(name, checked, weights, monitor); });
+  return variant;
+}
+
+std::shared_ptr<Variant> variant(Model& model, const std::string& name, int type, const BlockArray& blocks) {
+  const ggml_type checked = checked_type(type);
+  const auto size = static_cast<size_t>(blocks.nbytes());
+  const void* data = input_bytes(blocks, size, "blocks");
+
+  const py::gil_scoped_release no_gil;
+  return model.variant(name, checked, data, size);
+}
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+  py::class_<Variant, std::shared_ptr<Variant>>(m, "Variant")
+      .def_property_readonly("name", &Variant::name)
+      .def_property_readonly("type", [](const Variant& v) { return static_cast<int>(v.type()); })
+      .def_property_readonly("size_bytes", &Variant::size_bytes);
+
+  py::class_<Model, std::shared_ptr<Model>>(m, "Model")
+      .def(py::init(&load), py::arg("paths"), py::arg("n_gpu_layers"), py::arg("devices"), py::arg("extra_buffers"),
+           py::arg("n_threads"), py::arg("progress"))
+      .def("tensors",
+           [](const Model& model) {
+             py::list list;
+             for (const TensorRecord& t : model.tensors()) {
+               list.append(py::dict(py::arg("name") = t.name, py::arg("type") = t.type, py::arg("shape") = t.shape,
+                                    py::arg("buffer") = t.buffer));
+             }
+             return list;
+           })
+      .def("info", &vocab_info)
+      .def(
+          "tokenize",
+          [](const Model& model, const py::bytes& text, bool add_special, bool parse_special) {
+            const std::string utf8 = text;
+            std::vector<int32_t> tokens;
+            {
+              const py::gil_scoped_release no_gil;
+              tokens = model.tokenize(utf8, add_special, parse_special);
+            }
+            return py::array_t<int32_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data());
+          },
+          py::arg("text"), py::arg("add_special"), py::arg("parse_special"))
+      .def("piece", [](const Model& model, int32_t token) {
+        if (token < 0 || token >= model.n_vocab()) {
+          throw Error(ErrorKind::shape, "token " + std::to_string(token) + " is not in the vocabulary");
+        }
+        return py::bytes(model.piece(token));
+      })
+      .def("logits", &logits, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("out"),
+           py::arg("progress"))
+      .def("activations", &activations, py::arg("chunks"), py::arg("process_output"), py::arg("progress"))
+      .def("encode", &encode, py::arg("name"), py::arg("type"), py::arg("imatrix"), py::arg("progress"))
+      .def("variant", &variant, py::arg("name"), py::arg("type"), py::arg("blocks"))
+      .def("swap", &Model::swap, py::arg("variants"))
+      .def("restore", &Model::restore, py::arg("names"))
+      .def("swapped", &Model::swapped)
+      .def("set_threads", &Model::set_threads, py::arg("n_threads"));
+}
+
+}  // namespace mqn

@@ -1,0 +1,91 @@
+#include "binding.hpp"
+
+#include "divergence.hpp"
+
+namespace mqn {
+namespace {
+
+LogitRows logit_rows(const FloatArray& logits, const TokenArray& targets) {
+  if (logits.ndim() != 2 || targets.ndim() != 1 || logits.shape(0) != targets.shape(0) || logits.shape(1) < 1) {
+    throw Error(ErrorKind::shape, "expected logits of shape (n_tokens, n_vocab) and one target for each row");
+  }
+  const LogitRows rows{logits.data(), targets.data(), logits.shape(0), logits.shape(1)};
+  for (int64_t i = 0; i < rows.n_rows; ++i) {
+    if (rows.targets[i] < 0 || rows.targets[i] >= rows.n_vocab) {
+      throw Error(ErrorKind::shape, "target " + std::to_string(rows.targets[i]) + " is not a token of a vocabulary of " +
+                                        std::to_string(rows.n_vocab));
+    }
+  }
+  return rows;
+}
+
+}  // namespace
+
+void bind_score(py::module_& m) {
+  m.def(
+      "score_exact",
+      [](const FloatArray& logits, const TokenArray& targets, const py::object& reference, int n_threads) {
+        const LogitRows rows = logit_rows(logits, targets);
+        const float* ref = optional_floats(reference, rows.n_rows * rows.n_vocab, "reference logits");
+
+        py::array_t<double> nll(rows.n_rows);
+        py::array_t<double> kld(ref == nullptr ? 0 : rows.n_rows);
+        py::array_t<double> p_diff(ref == nullptr ? 0 : rows.n_rows);
+        py::array_t<uint8_t> same_top(ref == nullptr ? 0 : rows.n_rows);
+        const TokenScores out{nll.mutable_data(), kld.mutable_data(), p_diff.mutable_data(),
+                              same_top.mutable_data()};
+
+        Monitor monitor;
+        {
+          const py::gil_scoped_release no_gil;
+          score_exact(rows, ref, out, n_threads, monitor);
+        }
+        return py::make_tuple(nll, kld, p_diff, same_top);
+      },
+      py::arg("logits"), py::arg("targets"), py::arg("reference"), py::arg("n_threads"));
+
+  m.def(
+      "score_compat",
+      [](const FloatArray& logits, const TokenArray& targets, const py::object& reference, int n_threads) {
+        const LogitRows rows = logit_rows(logits, targets);
+        const float* ref = optional_floats(reference, rows.n_rows * rows.n_vocab, "reference logits");
+        if (ref == nullptr) {
+          throw Error(ErrorKind::shape, "compat scores need reference logits");
+        }
+
+        py::array_t<float> nll(rows.n_rows);
+        py::array_t<float> nll_base(rows.n_rows);
+        py::array_t<double> kld(rows.n_rows);
+        py::array_t<float> p_diff(rows.n_rows);
+        py::array_t<uint8_t> same_top(rows.n_rows);
+        const CompatScores out{nll.mutable_data(), nll_base.mutable_data(), kld.mutable_data(),
+                               p_diff.mutable_data(), same_top.mutable_data()};
+
+        Monitor monitor;
+        {
+          const py::gil_scoped_release no_gil;
+          score_compat(rows, ref, out, n_threads, monitor);
+        }
+        return py::make_tuple(nll, nll_base, kld, p_diff, same_top);
+      },
+      py::arg("logits"), py::arg("targets"), py::arg("reference"), py::arg("n_threads"));
+
+  m.def(
+      "score_compat_nll",
+      [](const FloatArray& logits, const TokenArray& targets, int n_threads) {
+        const LogitRows rows = logit_rows(logits, targets);
+
+        py::array_t<double> nll(rows.n_rows);
+        double* out = nll.mutable_data();
+
+        Monitor monitor;
+        {
+          const py::gil_scoped_release no_gil;
+          score_compat_nll(rows, out, n_threads, monitor);
+        }
+        return nll;
+      },
+      py::arg("logits"), py::arg("targets"), py::arg("n_threads"));
+}
+
+}  // namespace mqn

@@ -1,0 +1,110 @@
+// The one header through which Python enters. It comes first where it is included: Python.h asks for that.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "backend.hpp"
+#include "error.hpp"
+#include "monitor.hpp"
+#include "quant.hpp"
+
+namespace py = pybind11;
+
+namespace mqn {
+
+// Arrays by role. c_style without forcecast: a wrong dtype or layout is refused, never copied.
+using BlockArray = py::array;                                       // raw rows of any type
+using FloatArray = py::array_t<float, py::array::c_style>;          // logits, importances, decoded weights
+using TokenArray = py::array_t<int32_t, py::array::c_style>;        // token ids
+using IndexArray = py::array_t<int64_t, py::array::c_style>;        // row numbers
+using MatrixShape = std::tuple<int64_t, int64_t, int64_t>;          // slices, rows, weights per row
+
+// Throws shape unless the array is C-contiguous and n_bytes long.
+const void* input_bytes(const py::array& array, size_t n_bytes, const char* what);
+void* output_bytes(py::array& array, size_t n_bytes, const char* what);
+
+// Checks that the type exists, the shape is positive and the array holds exactly those rows.
+Matrices matrices(const py::array& array, int type, const MatrixShape& shape);
+ggml_type checked_type(int id);
+// None, or n floats.
+const float* optional_floats(const py::object& array, int64_t n, const char* what);
+
+// Turns Error into the classes of mqnative.errors.
+void register_errors(py::module_& m);
+
+// Runs work() on a thread of its own with the GIL released. This thread wakes ten times a second, lets
+// signals through and calls progress(done, total) unless it is None. An exception from either cancels the
+// monitor, waits for the work to end and is rethrown.
+template <class Work>
+void run_monitored(Monitor& monitor, const py::object& progress, Work&& work) {
+  using namespace std::chrono_literals;
+  std::exception_ptr work_error;
+  std::exception_ptr python_error;
+  {
+    const py::gil_scoped_release no_gil;
+    std::mutex mutex;
+    std::condition_variable finished;
+    bool done = false;
+    std::thread worker([&] {
+      try {
+        work();
+      } catch (...) {
+        work_error = std::current_exception();
+      }
+      const std::lock_guard<std::mutex> lock(mutex);
+      done = true;
+      finished.notify_one();
+    });
+    std::unique_lock<std::mutex> lock(mutex);
+    while (!finished.wait_for(lock, 100ms, [&] { return done; })) {
+      if (python_error) {
+        continue;
+      }
+      lock.unlock();
+      {
+        const py::gil_scoped_acquire gil;
+        try {
+          if (PyErr_CheckSignals() != 0) {
+            throw py::error_already_set();
+          }
+          if (!progress.is_none()) {
+            progress(monitor.done(), monitor.total());
+          }
+        } catch (...) {
+          python_error = std::current_exception();
+          monitor.cancel();
+        }
+      }
+      lock.lock();
+    }
+    lock.unlock();
+    worker.join();
+  }
+  if (python_error) {
+    std::rethrow_exception(python_error);
+  }
+  if (work_error) {
+    std::rethrow_exception(work_error);
+  }
+  if (!progress.is_none()) {
+    progress(monitor.done(), monitor.total());
+  }
+}
+
+// One topic each (bind_*.cpp).
+void bind_info(py::module_& m);
+void bind_quant(py::module_& m);
+void bind_model(py::module_& m);
+void bind_score(py::module_& m);
+void bind_upstream(py::module_& m);
+
+}  // namespace mqn

@@ -1,0 +1,99 @@
+#include "decoder.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <string>
+
+#include "backend.hpp"
+
+namespace mqn {
+namespace {
+
+constexpr int64_t max_ubatch = 512;
+
+// llama.cpp takes this choice from the environment only, at the moment a context is made.
+llama_context* init_without_graph_reuse(llama_model* model, const llama_context_params& params) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const char* name = "LLAMA_GRAPH_REUSE_DISABLE";
+  const bool was_set = std::getenv(name) != nullptr;
+  if (!was_set) {
+    setenv(name, "1", 1);
+  }
+  llama_context* context = llama_init_from_model(model, params);
+  if (!was_set) {
+    unsetenv(name);
+  }
+  return context;
+}
+
+}  // namespace
+
+Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int n_threads, bool on_gpu,
+                        ggml_backend_sched_eval_callback on_node, void* user_data)
+    : n_ctx_(n_ctx), n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))) {
+  if (!llama_model_has_decoder(model) || llama_model_has_encoder(model)) {
+    throw Error(ErrorKind::backend, "only decoder models are evaluated; this one has an encoder");
+  }
+  clear_recent_errors();
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = static_cast<uint32_t>(n_ctx);
+  params.n_batch = static_cast<uint32_t>(n_ctx);
+  params.n_ubatch = static_cast<uint32_t>(std::min(n_ctx, max_ubatch));
+  params.n_seq_max = 1;
+  params.n_threads = n_threads;
+  params.n_threads_batch = n_threads;
+  params.no_perf = true;
+  params.swa_full = false;
+  params.offload_kqv = on_gpu;
+  params.op_offload = on_gpu;
+  params.cb_eval = on_node;
+  params.cb_eval_user_data = user_data;
+  params.abort_callback = should_abort;
+  params.abort_callback_data = this;
+  context_.reset(init_without_graph_reuse(model, params));
+  if (!context_) {
+    throw Error(ErrorKind::backend, "llama.cpp could not make a context of " + std::to_string(n_ctx) + " tokens",
+                {{"log", recent_errors()}});
+  }
+  batch_ = llama_batch_init(static_cast<int32_t>(n_ctx), 0, 1);
+}
+
+Model::Decoder::~Decoder() { llama_batch_free(batch_); }
+
+bool Model::Decoder::should_abort(void* user_data) {
+  const Monitor* monitor = static_cast<Decoder*>(user_data)->monitor_;
+  return monitor != nullptr && monitor->cancelled();
+}
+
+const float* Model::Decoder::run(const int32_t* tokens, int64_t first, int64_t last, Monitor& monitor) {
+  batch_.n_tokens = static_cast<int32_t>(n_ctx_);
+  for (int64_t i = 0; i < n_ctx_; ++i) {
+    batch_.token[i] = tokens[i];
+    batch_.pos[i] = static_cast<llama_pos>(i);
+    batch_.n_seq_id[i] = 1;
+    batch_.seq_id[i][0] = 0;
+    batch_.logits[i] = i >= first && i < last ? 1 : 0;
+  }
+  monitor.check();
+  clear_recent_errors();
+  llama_memory_clear(llama_get_memory(context_.get()), true);
+  monitor_ = &monitor;
+  const int32_t status = llama_decode(context_.get(), batch_);
+  llama_synchronize(context_.get());
+  monitor_ = nullptr;
+  monitor.check();
+  if (status != 0) {
+    throw Error(ErrorKind::backend, "llama.cpp could not evaluate a chunk (status " + std::to_string(status) + ")",
+                {{"log", recent_errors()}});
+  }
+  // Outputs of one sequence keep their order, so that the rows follow the first one.
+  const float* rows = llama_get_logits_ith(context_.get(), static_cast<int32_t>(first));
+  if (rows == nullptr) {
+    throw Error(ErrorKind::backend, "the model gives no logits", {{"log", recent_errors()}});
+  }
+  return rows;
+}
+
+}  // namespace mqn

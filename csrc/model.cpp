@@ -1,0 +1,166 @@
+#include "model.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+#include "activations.hpp"
+#include "backend.hpp"
+#include "decoder.hpp"
+#include "llama-ext.h"
+#include "llama.h"
+
+// Upstream's list of a model's tensors (src/llama-model.cpp); it has C++ linkage and no public header.
+const std::vector<std::pair<std::string, ggml_tensor*>>& llama_internal_get_tensor_map(const llama_model* model);
+
+namespace mqn {
+namespace {
+
+constexpr uint64_t load_steps = 1000;
+
+bool on_load_progress(float progress, void* user_data) {
+  auto* monitor = static_cast<Monitor*>(user_data);
+  monitor->set_done(static_cast<uint64_t>(progress * static_cast<float>(load_steps)));
+  return !monitor->cancelled();
+}
+
+std::vector<ggml_backend_dev_t> pick_devices(const LoadOptions& options) {
+  std::vector<ggml_backend_dev_t> picked;
+  for (const std::string& name : options.devices) {
+    ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
+    if (device == nullptr) {
+      std::string known;
+      for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        known += std::string(i == 0 ? "" : ", ") + ggml_backend_dev_name(ggml_backend_dev_get(i));
+      }
+      throw Error(ErrorKind::backend, "there is no device called " + name + "; this build has " + known);
+    }
+    if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) {
+      picked.push_back(device);
+    }
+  }
+  return picked;
+}
+
+}  // namespace
+
+Model::Model(const LoadOptions& options, Monitor& monitor)
+    : extra_buffers_(options.extra_buffers), on_gpu_(options.n_gpu_layers != 0), n_threads_(options.n_threads) {
+  ensure_backend();
+  const AbortGuard guard;
+  clear_recent_errors();
+  monitor.set_total(load_steps);
+  std::vector<ggml_backend_dev_t> devices = pick_devices(options);
+  llama_model_params params = llama_model_default_params();
+  params.n_gpu_layers = options.n_gpu_layers;
+  params.use_extra_bufts = options.extra_buffers;
+  params.progress_callback = on_load_progress;
+  params.progress_callback_user_data = &monitor;
+  if (!on_gpu_ || !options.devices.empty()) {
+    devices.push_back(nullptr);  // the list's end; alone it says: no GPU
+    params.devices = devices.data();
+  }
+  std::vector<const char*> paths;
+  for (const std::string& path : options.paths) {
+    paths.push_back(path.c_str());
+  }
+  model_.reset(paths.size() == 1 ? llama_model_load_from_file(paths.front(), params)
+                                 : llama_model_load_from_splits(paths.data(), paths.size(), params));
+  if (!model_) {
+    monitor.check();
+    throw Error(ErrorKind::model_load, "llama.cpp could not load the model",
+                {{"path", options.paths.front()}, {"log", recent_errors()}});
+  }
+  for (const auto& entry : llama_internal_get_tensor_map(model_.get())) {
+    by_name_.emplace(entry.first, entry.second);
+  }
+}
+
+Model::~Model() {
+  restore({});
+  decoder_.reset();
+}
+
+std::vector<TensorRecord> Model::tensors() const {
+  std::vector<TensorRecord> records;
+  for (const auto& entry : by_name_) {
+    const ggml_tensor* t = entry.second;
+    records.push_back({entry.first,
+                       static_cast<int>(t->type),
+                       {t->ne, t->ne + std::max(1, ggml_n_dims(t))},
+                       t->buffer == nullptr ? "" : ggml_backend_buffer_name(t->buffer)});
+  }
+  return records;
+}
+
+const llama_vocab* Model::vocab() const { return llama_model_get_vocab(model_.get()); }
+
+int64_t Model::n_vocab() const { return llama_vocab_n_tokens(vocab()); }
+
+std::vector<int32_t> Model::tokenize(const std::string& text, bool add_special, bool parse_special) const {
+  const AbortGuard guard;
+  if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
+    throw Error(ErrorKind::backend, "the model has no tokenizer, so that text cannot be measured with it");
+  }
+  std::vector<int32_t> tokens(text.size() + 2);
+  auto run = [&] {
+    return llama_tokenize(vocab(), text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                          static_cast<int32_t>(tokens.size()), add_special, parse_special);
+  };
+  int32_t n = run();
+  if (n < 0) {
+    tokens.resize(static_cast<size_t>(-static_cast<int64_t>(n)));
+    n = run();
+  }
+  if (n < 0) {
+    throw Error(ErrorKind::backend, "the text is too long for one call of llama.cpp's tokenizer");
+  }
+  tokens.resize(static_cast<size_t>(n));
+  return tokens;
+}
+
+std::string Model::piece(int32_t token) const {
+  std::string text(64, '\0');
+  int32_t n = llama_token_to_piece(vocab(), token, text.data(), static_cast<int32_t>(text.size()), 0, true);
+  if (n < 0) {
+    text.resize(static_cast<size_t>(-n));
+    n = llama_token_to_piece(vocab(), token, text.data(), static_cast<int32_t>(text.size()), 0, true);
+  }
+  text.resize(static_cast<size_t>(std::max(0, n)));
+  return text;
+}
+
+Model::Decoder& Model::decoder(int64_t n_tokens) {
+  if (!decoder_ || decoder_->n_ctx() != n_tokens) {
+    decoder_.reset();
+    decoder_ = std::make_unique<Decoder>(model_.get(), n_tokens, n_threads_, on_gpu_, nullptr, nullptr);
+  }
+  decoder_->set_threads(n_threads_);
+  return *decoder_;
+}
+
+void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, Monitor& monitor) {
+  const AbortGuard guard;
+  Decoder& d = decoder(n);
+  const float* rows = d.run(tokens, first, last, monitor);
+  std::memcpy(out, rows, static_cast<size_t>((last - first) * n_vocab()) * sizeof(float));
+}
+
+std::map<std::string, Activations> Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
+                                                      bool process_output, Monitor& monitor) {
+  const AbortGuard guard;
+  decoder_.reset();  // two contexts at once would double the memory
+  ActivationCollector collector(process_output);
+  Decoder d(model_.get(), n_ctx, n_threads_, on_gpu_, ActivationCollector::on_node, &collector);
+  monitor.set_total(static_cast<uint64_t>(n_chunks));
+  for (int64_t i = 0; i < n_chunks; ++i) {
+    // Every position is an output, so that the last layer sees every token.
+    d.run(tokens + i * n_ctx, 0, n_ctx, monitor);
+    collector.check();
+    monitor.add(1);
+  }
+  return collector.take();
+}
+
+}  // namespace mqn

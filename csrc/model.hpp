@@ -1,0 +1,135 @@
+// A loaded llama.cpp model that can be evaluated chunk by chunk and whose tensors can be exchanged.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ggml-cpp.h"
+#include "llama-cpp.h"
+#include "monitor.hpp"
+#include "quant.hpp"
+
+namespace mqn {
+
+struct LoadOptions {
+  std::vector<std::string> paths;     // one GGUF, or all parts of a split one in order
+  int n_gpu_layers = 0;               // layers on GPU devices; negative: all
+  std::vector<std::string> devices;   // names of the GPU devices to use; empty: all
+  bool extra_buffers = false;         // repack weights as stock llama.cpp does; such tensors cannot be swapped
+  int n_threads = 1;
+};
+
+struct TensorRecord {
+  std::string name;
+  int type;
+  std::vector<int64_t> shape;  // GGUF order, row length first
+  std::string buffer;          // the buffer type that holds it
+};
+
+// One tensor's weights in another type, in memory of the device that computes with it.
+class Variant {
+ public:
+  // places: every tensor of that name in the model; a tied embedding may have a copy on the device.
+  Variant(std::string name, ggml_type type, const std::vector<ggml_tensor*>& places);
+
+  const std::string& name() const { return name_; }
+  ggml_type type() const { return type_; }
+  size_t size_bytes() const { return size_bytes_; }
+  // One tensor for each place, in the same order.
+  const std::vector<ggml_tensor*>& tensors() const { return tensors_; }
+  // Host memory to encode into, or null where there are several places or none that can be addressed.
+  void* host_data() const;
+  void upload(const void* bytes);
+
+ private:
+  std::string name_;
+  ggml_type type_;
+  size_t size_bytes_ = 0;
+  std::vector<ggml_context_ptr> contexts_;
+  std::vector<ggml_backend_buffer_ptr> buffers_;
+  std::vector<ggml_tensor*> tensors_;
+};
+
+// Sums over the activations that entered one weight: one slice per expert (or per matrix of a 3-D weight).
+struct Activations {
+  int64_t n_slices = 0;
+  int64_t n_per_row = 0;
+  std::vector<double> sum_squares;  // n_slices * n_per_row
+  std::vector<double> sums;         // n_slices * n_per_row, signed
+  std::vector<int64_t> counts;      // n_slices: tokens seen
+};
+
+// Not thread safe: one call at a time.
+class Model {
+ public:
+  // Throws model_load (with upstream's last words), cancelled. Progress counts per mille of the weights.
+  Model(const LoadOptions& options, Monitor& monitor);
+  ~Model();
+
+  std::vector<TensorRecord> tensors() const;
+  const llama_vocab* vocab() const;
+  const llama_model* handle() const { return model_.get(); }
+  int64_t n_vocab() const;
+
+  // Token ids of UTF-8 text, as upstream's common_tokenize.
+  std::vector<int32_t> tokenize(const std::string& text, bool add_special, bool parse_special) const;
+  std::string piece(int32_t token) const;
+
+  // Runs one sequence of n tokens from an empty cache and writes the logits of positions first..last-1
+  // (last - first rows of n_vocab floats) to out. n must not exceed n_ctx of the largest call so far or a new
+  // context is made. Throws backend, cancelled.
+  void logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, Monitor& monitor);
+
+  // Runs chunks of n_ctx tokens each and sums the squared activations entering every weight that upstream's
+  // imatrix tool collects (blk.*, experts), and with process_output the head's, also where it is tied.
+  std::map<std::string, Activations> activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
+                                                 bool process_output, Monitor& monitor);
+
+  // Encodes the tensor's original weights as type. Throws as quantize() does.
+  std::shared_ptr<Variant> encode(const std::string& name, ggml_type type, const float* imatrix, Monitor& monitor);
+  // The same from blocks that were encoded before.
+  std::shared_ptr<Variant> variant(const std::string& name, ggml_type type, const void* bytes, size_t size);
+
+  // From now on the model computes with the variants; tensors not listed keep what they have.
+  void swap(const std::vector<std::shared_ptr<Variant>>& variants);
+  // Back to the original weights, bit for bit. An empty list restores everything.
+  void restore(const std::vector<std::string>& names);
+  std::vector<std::string> swapped() const;
+
+  // The original weights of a tensor as they lie in memory; device memory is copied into `copy` first.
+  Matrices original(const std::string& name, std::vector<uint8_t>& copy) const;
+
+  void set_threads(int n) { n_threads_ = n; }
+  int threads() const { return n_threads_; }
+
+ private:
+  struct Decoder;
+  // The part of a ggml_tensor that a swap replaces.
+  struct Storage {
+    ggml_type type;
+    size_t nb[GGML_MAX_DIMS];
+    void* data;
+    ggml_backend_buffer* buffer;
+    void* extra;
+  };
+  static Storage storage_of(const ggml_tensor* tensor);
+  static void set_storage(ggml_tensor* tensor, const Storage& storage);
+
+  std::vector<ggml_tensor*> places(const std::string& name) const;
+  std::shared_ptr<Variant> new_variant(const std::string& name, ggml_type type) const;
+  Decoder& decoder(int64_t n_tokens);
+
+  llama_model_ptr model_;
+  std::unique_ptr<Decoder> decoder_;
+  std::multimap<std::string, ggml_tensor*> by_name_;
+  std::map<ggml_tensor*, Storage> originals_;  // of the tensors swapped now
+  std::map<std::string, std::shared_ptr<Variant>> active_;
+  bool extra_buffers_;
+  bool on_gpu_;
+  int n_threads_;
+};
+
+}  // namespace mqn

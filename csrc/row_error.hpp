@@ -1,0 +1,42 @@
+// What a row loses when it is written as another type: one pass over rows for many types.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ggml.h"
+#include "monitor.hpp"
+#include "quant.hpp"
+
+namespace mqn {
+
+// Sums over one row w, its decoded copy q, the error d = q - w and the importances v (1 without imatrix).
+// All in double; max_abs is exact.
+struct RowError {
+  double d2;       // sum d^2
+  double vd2;      // sum v d^2
+  double max_abs;  // max |d|
+  double wq;       // sum w q
+  double q2;       // sum q^2
+  double vwq;      // sum v w q
+  double vq2;      // sum v q^2
+};
+struct RowNorm {
+  double w2;   // sum w^2
+  double vw2;  // sum v w^2
+};
+
+// Errors |d| are counted in bins of equal ratio: 32 to the octave, so a quantile read from them is within
+// 1.1 % of the exact one. Bin b holds the floats whose bits, shifted right by 18, equal b.
+constexpr int error_bin_shift = 18;
+constexpr int64_t n_error_bins = (0x7f800000 >> error_bin_shift) + 1;
+
+// Encodes the listed rows (counted over all slices) of src as each of types and measures the loss.
+// errors: types.size() * n_rows, type-major; norms: n_rows; histogram: null, or types.size() * n_error_bins
+// counts, added to. Results do not depend on n_threads. Progress counts weights times types.
+// Throws as quantize() does, for every type before any work.
+void row_errors(const Matrices& src, const int64_t* rows, int64_t n_rows, const std::vector<ggml_type>& types,
+                const float* imatrix, RowError* errors, RowNorm* norms, uint64_t* histogram, int n_threads,
+                Monitor& monitor);
+
+}  // namespace mqn

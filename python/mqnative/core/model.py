@@ -1,0 +1,295 @@
+"""A loaded model: tokens in, logits out, tensors exchanged in place.
+
+Weights stay in memory-mapped pages; a swapped tensor lives beside them, so that a whole mix can be measured
+without writing a file. One model serves one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.core.native import core, forward_log, usable_cpus
+from mqnative.core.quantize import progress
+from mqnative.errors import ModelLoadError
+from mqnative.formats.gguf import GGUFFile
+from mqnative.formats.qtypes import qtype, types_by_id
+
+Tokens = npt.NDArray[np.int32]
+Logits = npt.NDArray[np.float32]
+_LOAD_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """What evaluation needs to know of a model's tokenizer and size."""
+
+    n_vocab: int
+    bos: int
+    eos: int
+    add_bos: bool
+    add_eos: bool
+    n_ctx_train: int
+    n_layer: int
+    n_embd: int
+    description: str
+
+
+@dataclass(frozen=True)
+class LoadedTensor:
+    """A tensor of the loaded model: GGUF name and shape (row length first), type, and where it lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    qtype: str
+    buffer: str
+
+
+@dataclass(frozen=True)
+class ActivationSums:
+    """Sums over the activations that entered one weight.
+
+    Attributes:
+        sum_squares: float64, shape (n_slices, n_per_row): one slice per expert, or per matrix.
+        sums: float64, the same shape, signed.
+        counts: int64, shape (n_slices,): tokens seen.
+    """
+
+    sum_squares: npt.NDArray[np.float64]
+    sums: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+
+
+class Variant:
+    """A tensor's weights in another type, ready to be swapped in; made by `Model.encode`."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return str(self._handle.name)
+
+    @property
+    def qtype(self) -> str:
+        """The type it is encoded in."""
+        return types_by_id()[self._handle.type].name
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the encoded tensor."""
+        return int(self._handle.size_bytes)
+
+
+class Model:
+    """A GGUF model in memory; a context manager.
+
+    Args:
+        path: a GGUF file (the first part of a split one).
+        device: "cpu", "auto" (every GPU) or a device's name as `mqnative doctor` prints it; several are
+            joined by commas.
+        n_gpu_layers: layers on the GPU, negative for all; default: all with a GPU device, else none.
+        n_threads: default all usable processors.
+        repack: lay weights out as stock llama.cpp does for speed. Such a model cannot swap tensors.
+        monitor: told the part loaded, in per mille.
+
+    Raises:
+        GGUFError: the file is damaged (found by our own reader before llama.cpp sees it).
+        ModelLoadError: llama.cpp refuses it; its last words are attached.
+        OperationCancelled: the monitor or Ctrl-C stopped it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        n_gpu_layers: int | None = None,
+        n_threads: int | None = None,
+        repack: bool = False,
+        monitor: Monitor = NULL_MONITOR,
+    ) -> None:
+        with GGUFFile.open(path) as file:
+            paths = [str(p) for p in file.paths]
+        on_cpu = device == "cpu"
+        layers = (0 if on_cpu else -1) if n_gpu_layers is None else n_gpu_layers
+        names = [] if device in ("cpu", "auto") else device.split(",")
+        self.path = Path(path)
+        self.n_threads = n_threads or usable_cpus()
+        monitor.start("load", _LOAD_STEPS, "per mille")
+        try:
+            self._handle: Any = core().Model(
+                paths, layers, names, repack, self.n_threads, progress(monitor)
+            )
+        except ModelLoadError as error:
+            reason = error.log.splitlines()[-1] if error.log else "no reason given"
+            raise ModelLoadError(
+                f"llama.cpp cannot load {path}: {reason}", path=str(path), log=error.log
+            ) from None
+        finally:
+            forward_log()
+        monitor.finish()
+        self.vocab = Vocab(**self._handle.info())
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model's memory; later calls fail."""
+        self._handle = None
+
+    @property
+    def tensors(self) -> tuple[LoadedTensor, ...]:
+        """Every tensor as the model computes with it now, swaps included."""
+        return tuple(
+            LoadedTensor(t["name"], tuple(t["shape"]), types_by_id()[t["type"]].name, t["buffer"])
+            for t in self._handle.tensors()
+        )
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> Tokens:
+        """Token ids of ``text``, int32; add_special lets the model's own BOS and EOS rules apply.
+
+        Raises:
+            BackendError: the model has no tokenizer.
+        """
+        utf8 = text.encode("utf-8", errors="surrogateescape")
+        ids: Tokens = self._handle.tokenize(utf8, add_special, parse_special)
+        return ids
+
+    def text_of(self, token: int) -> str:
+        """The piece of text a token stands for."""
+        return str(self._handle.piece(token), "utf-8", errors="replace")
+
+    def logits(
+        self,
+        tokens: Tokens,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        out: Logits | None = None,
+    ) -> Logits:
+        """Logits of one sequence from an empty cache.
+
+        Args:
+            tokens: int32, shape (n,); the context is made for exactly n tokens.
+            first: the first position whose logits are wanted.
+            last: one past the last such position; default n.
+            out: float32, C-contiguous, shape (last - first, n_vocab), reused instead of a new array.
+
+        Returns:
+            float32, shape (last - first, n_vocab), unnormalised.
+
+        Raises:
+            ShapeError: tokens outside the vocabulary, or positions outside the sequence.
+            BackendError: llama.cpp cannot make the context or evaluate it.
+            OperationCancelled: Ctrl-C.
+        """
+        stop = len(tokens) if last is None else last
+        if out is None:
+            out = np.empty((max(0, stop - first), self.vocab.n_vocab), np.float32)
+        self._handle.logits(np.ascontiguousarray(tokens, np.int32), first, stop, out, None)
+        forward_log()
+        return out
+
+    def activations(
+        self, chunks: Tokens, *, process_output: bool = True, monitor: Monitor = NULL_MONITOR
+    ) -> dict[str, ActivationSums]:
+        """Sums of squared activations at every weight's input: the makings of an imatrix.
+
+        Args:
+            chunks: int32, shape (n_chunks, n_ctx); each is evaluated from an empty cache.
+            process_output: also the head's input, which upstream's tool leaves out by default.
+            monitor: told the chunks done.
+
+        Raises:
+            NonFiniteError: an activation is NaN or infinite; the tensor is named.
+            BackendError, OperationCancelled: as `logits`.
+
+        Source: tools/imatrix/imatrix.cpp, collect_imatrix; summed in float64.
+        """
+        monitor.start("imatrix", len(chunks), "chunks")
+        sums = self._handle.activations(
+            np.ascontiguousarray(chunks, np.int32), process_output, progress(monitor)
+        )
+        monitor.finish()
+        forward_log()
+        return {name: ActivationSums(*arrays) for name, arrays in sums.items()}
+
+    def encode(
+        self,
+        name: str,
+        target: str,
+        imatrix: npt.NDArray[np.float32] | None = None,
+        *,
+        monitor: Monitor = NULL_MONITOR,
+    ) -> Variant:
+        """The tensor's original weights as ``target``, in memory of the device that computes with them.
+
+        Raises:
+            UnsupportedTypeError: absent tensor, one that llama.cpp never quantizes, or an illegal type.
+            ImatrixError, NonFiniteError, QuantizeError: as `mqnative.quantize`.
+        """
+        flat = None if imatrix is None else np.ascontiguousarray(imatrix, np.float32).reshape(-1)
+        monitor.start(f"encode {name}", 0, "weights")
+        handle = self._handle.encode(name, qtype(target).id, flat, progress(monitor))
+        monitor.finish()
+        return Variant(handle)
+
+    def variant(self, name: str, target: str, blocks: npt.NDArray[np.uint8]) -> Variant:
+        """A variant from blocks that were encoded before; they are validated."""
+        return Variant(self._handle.variant(name, qtype(target).id, blocks))
+
+    def swap(self, *variants: Variant) -> None:
+        """From now on compute with these; tensors not named keep what they have."""
+        self._handle.swap([v._handle for v in variants])
+
+    def restore(self, *names: str) -> None:
+        """Back to the original weights, bit for bit; without names, all of them."""
+        self._handle.restore(list(names))
+
+    @property
+    def swapped(self) -> tuple[str, ...]:
+        """Names of the tensors that are exchanged now."""
+        return tuple(self._handle.swapped())
+
+    @contextmanager
+    def mix(
+        self,
+        types: Mapping[str, str],
+        imatrix: Mapping[str, npt.NDArray[np.float32] | None] | None = None,
+        *,
+        variants: Sequence[Variant] = (),
+    ) -> Iterator[Model]:
+        """Compute with a whole mix inside a ``with`` block; everything is restored after it.
+
+        Args:
+            types: tensor name -> type; tensors not named keep their original weights.
+            imatrix: importances by tensor name, as `encode` takes them.
+            variants: encoded before, swapped in as well.
+        """
+        weights = imatrix or {}
+        encoded = [self.encode(name, target, weights.get(name)) for name, target in types.items()]
+        self.swap(*encoded, *variants)
+        try:
+            yield self
+        finally:
+            self.restore()
+
+    def set_threads(self, n_threads: int) -> None:
+        """Threads for the following calls; results do not depend on it."""
+        self.n_threads = n_threads
+        self._handle.set_threads(n_threads)
