@@ -28,7 +28,7 @@ Activations& entry_for(std::map<std::string, Activations>& sums, const std::stri
   Activations& entry = sums[name];
   if (entry.n_slices == 0) {
     const auto n = static_cast<size_t>(n_slices * n_per_row);
-    entry = {n_slices, n_per_row, std::vector<double>(n), std::vector<double>(n),
+    entry = {n_slices, n_per_row, std::vector<float>(n), std::vector<double>(n),
              std::vector<int64_t>(static_cast<size_t>(n_slices))};
   }
   if (entry.n_slices != n_slices || entry.n_per_row != n_per_row) {
@@ -72,12 +72,11 @@ bool ActivationCollector::wants(const ggml_tensor* node) const {
 }
 
 void ActivationCollector::add_row(Activations& entry, int64_t slice, const float* x) {
-  double* squares = entry.sum_squares.data() + slice * entry.n_per_row;
+  float* squares = entry.sum_squares.data() + slice * entry.n_per_row;
   double* sums = entry.sums.data() + slice * entry.n_per_row;
   for (int64_t j = 0; j < entry.n_per_row; ++j) {
-    const double value = x[j];
-    squares[j] += value * value;
-    sums[j] += value;
+    squares[j] += x[j] * x[j];
+    sums[j] += x[j];
   }
 }
 
@@ -129,7 +128,7 @@ void ActivationCollector::collect(const ggml_tensor* node) {
       count += ggml_nrows(input) / n_slices;
     }
   }
-  for (const double sum : entry->sum_squares) {
+  for (const float sum : entry->sum_squares) {
     if (!std::isfinite(sum)) {
       throw Error(ErrorKind::non_finite, "the activations entering " + name + " are NaN or infinite",
                   {{"tensor", name}});

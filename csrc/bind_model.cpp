@@ -75,7 +75,7 @@ py::dict activations(Model& model, const TokenArray& chunks, bool process_output
   py::dict result;
   for (const auto& [name, a] : sums) {
     const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(a.n_slices), static_cast<py::ssize_t>(a.n_per_row)};
-    result[name.c_str()] = py::make_tuple(py::array_t<double>(shape, a.sum_squares.data()),
+    result[name.c_str()] = py::make_tuple(py::array_t<float>(shape, a.sum_squares.data()),
                                           py::array_t<double>(shape, a.sums.data()),
                                           py::array_t<int64_t>(shape[0], a.counts.data()));
   }

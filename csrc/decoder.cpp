@@ -30,18 +30,19 @@ llama_context* init_without_graph_reuse(llama_model* model, const llama_context_
 
 }  // namespace
 
-Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int n_threads, bool on_gpu,
+Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int64_t n_seq, int n_threads, bool on_gpu,
                         ggml_backend_sched_eval_callback on_node, void* user_data)
-    : n_ctx_(n_ctx), n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))) {
+    : n_ctx_(n_ctx) {
   if (!llama_model_has_decoder(model) || llama_model_has_encoder(model)) {
     throw Error(ErrorKind::backend, "only decoder models are evaluated; this one has an encoder");
   }
   clear_recent_errors();
   llama_context_params params = llama_context_default_params();
-  params.n_ctx = static_cast<uint32_t>(n_ctx);
-  params.n_batch = static_cast<uint32_t>(n_ctx);
-  params.n_ubatch = static_cast<uint32_t>(std::min(n_ctx, max_ubatch));
-  params.n_seq_max = 1;
+  params.n_ctx = static_cast<uint32_t>(n_ctx * n_seq);
+  params.n_batch = static_cast<uint32_t>(n_ctx * n_seq);
+  params.n_ubatch = static_cast<uint32_t>(std::min(n_ctx * n_seq, max_ubatch));
+  params.n_seq_max = static_cast<uint32_t>(n_seq);
+  params.kv_unified = false;
   params.n_threads = n_threads;
   params.n_threads_batch = n_threads;
   params.no_perf = true;
@@ -54,10 +55,10 @@ Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int n_threads, bool o
   params.abort_callback_data = this;
   context_.reset(init_without_graph_reuse(model, params));
   if (!context_) {
-    throw Error(ErrorKind::backend, "llama.cpp could not make a context of " + std::to_string(n_ctx) + " tokens",
+    throw Error(ErrorKind::backend, "llama.cpp could not make a context of " + std::to_string(n_ctx * n_seq) + " tokens",
                 {{"log", recent_errors()}});
   }
-  batch_ = llama_batch_init(static_cast<int32_t>(n_ctx), 0, 1);
+  batch_ = llama_batch_init(static_cast<int32_t>(n_ctx * n_seq), 0, 1);
 }
 
 Model::Decoder::~Decoder() { llama_batch_free(batch_); }
@@ -67,14 +68,16 @@ bool Model::Decoder::should_abort(void* user_data) {
   return monitor != nullptr && monitor->cancelled();
 }
 
-const float* Model::Decoder::run(const int32_t* tokens, int64_t first, int64_t last, Monitor& monitor) {
-  batch_.n_tokens = static_cast<int32_t>(n_ctx_);
-  for (int64_t i = 0; i < n_ctx_; ++i) {
+const float* Model::Decoder::run(const int32_t* tokens, int64_t n_seq, int64_t first, int64_t last,
+                                 Monitor& monitor) {
+  batch_.n_tokens = static_cast<int32_t>(n_seq * n_ctx_);
+  for (int64_t i = 0; i < n_seq * n_ctx_; ++i) {
+    const int64_t position = i % n_ctx_;
     batch_.token[i] = tokens[i];
-    batch_.pos[i] = static_cast<llama_pos>(i);
+    batch_.pos[i] = static_cast<llama_pos>(position);
     batch_.n_seq_id[i] = 1;
-    batch_.seq_id[i][0] = 0;
-    batch_.logits[i] = i >= first && i < last ? 1 : 0;
+    batch_.seq_id[i][0] = static_cast<llama_seq_id>(i / n_ctx_);
+    batch_.logits[i] = position >= first && position < last ? 1 : 0;
   }
   monitor.check();
   clear_recent_errors();

@@ -1,4 +1,4 @@
-// One llama.cpp context that evaluates one chunk at a time from an empty cache.
+// One llama.cpp context that evaluates sequences of equal length from an empty cache.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,9 @@ namespace mqn {
 // that a kept graph remembers.
 struct Model::Decoder {
  public:
-  Decoder(llama_model* model, int64_t n_ctx, int n_threads, bool on_gpu, ggml_backend_sched_eval_callback on_node,
-          void* user_data);
+  // n_seq: sequences of n_ctx tokens that one call may evaluate together.
+  Decoder(llama_model* model, int64_t n_ctx, int64_t n_seq, int n_threads, bool on_gpu,
+          ggml_backend_sched_eval_callback on_node, void* user_data);
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -24,14 +25,14 @@ struct Model::Decoder {
   int64_t n_ctx() const { return n_ctx_; }
   void set_threads(int n) { llama_set_n_threads(context_.get(), n, n); }
 
-  // Logits of positions first..last-1 of n_ctx tokens, contiguous, valid until the next call.
-  const float* run(const int32_t* tokens, int64_t first, int64_t last, Monitor& monitor);
+  // Evaluates n_seq sequences of n_ctx tokens each, one after the other in `tokens`. Returns the logits of
+  // positions first..last-1 of the first sequence, contiguous, valid until the next call.
+  const float* run(const int32_t* tokens, int64_t n_seq, int64_t first, int64_t last, Monitor& monitor);
 
  private:
   static bool should_abort(void* user_data);
 
   int64_t n_ctx_;
-  int64_t n_vocab_;
   Monitor* monitor_ = nullptr;  // of the call in progress
   llama_batch batch_;
   llama_context_ptr context_;

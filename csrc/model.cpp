@@ -18,6 +18,8 @@ namespace mqn {
 namespace {
 
 constexpr uint64_t load_steps = 1000;
+// llama-imatrix's default batch, in tokens.
+constexpr int64_t imatrix_batch = 2048;
 
 bool on_load_progress(float progress, void* user_data) {
   auto* monitor = static_cast<Monitor*>(user_data);
@@ -134,7 +136,7 @@ std::string Model::piece(int32_t token) const {
 Model::Decoder& Model::decoder(int64_t n_tokens) {
   if (!decoder_ || decoder_->n_ctx() != n_tokens) {
     decoder_.reset();
-    decoder_ = std::make_unique<Decoder>(model_.get(), n_tokens, n_threads_, on_gpu_, nullptr, nullptr);
+    decoder_ = std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, nullptr, nullptr);
   }
   decoder_->set_threads(n_threads_);
   return *decoder_;
@@ -143,7 +145,7 @@ Model::Decoder& Model::decoder(int64_t n_tokens) {
 void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, Monitor& monitor) {
   const AbortGuard guard;
   Decoder& d = decoder(n);
-  const float* rows = d.run(tokens, first, last, monitor);
+  const float* rows = d.run(tokens, 1, first, last, monitor);
   std::memcpy(out, rows, static_cast<size_t>((last - first) * n_vocab()) * sizeof(float));
 }
 
@@ -151,14 +153,17 @@ std::map<std::string, Activations> Model::activations(const int32_t* tokens, int
                                                       bool process_output, Monitor& monitor) {
   const AbortGuard guard;
   decoder_.reset();  // two contexts at once would double the memory
+  // As many chunks together as upstream's tool takes: its sums are float32, and their order decides the digits.
+  const int64_t n_seq = std::min(n_chunks, std::max<int64_t>(1, imatrix_batch / n_ctx));
   ActivationCollector collector(process_output);
-  Decoder d(model_.get(), n_ctx, n_threads_, on_gpu_, ActivationCollector::on_node, &collector);
+  Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, ActivationCollector::on_node, &collector);
   monitor.set_total(static_cast<uint64_t>(n_chunks));
-  for (int64_t i = 0; i < n_chunks; ++i) {
+  for (int64_t i = 0; i < n_chunks; i += n_seq) {
+    const int64_t n = std::min(n_seq, n_chunks - i);
     // Every position is an output, so that the last layer sees every token.
-    d.run(tokens + i * n_ctx, 0, n_ctx, monitor);
+    d.run(tokens + i * n_ctx, n, 0, n_ctx, monitor);
     collector.check();
-    monitor.add(1);
+    monitor.add(static_cast<uint64_t>(n));
   }
   return collector.take();
 }

@@ -57,9 +57,9 @@ class Variant {
 struct Activations {
   int64_t n_slices = 0;
   int64_t n_per_row = 0;
-  std::vector<double> sum_squares;  // n_slices * n_per_row
-  std::vector<double> sums;         // n_slices * n_per_row, signed
-  std::vector<int64_t> counts;      // n_slices: tokens seen
+  std::vector<float> sum_squares;  // n_slices * n_per_row; float32 as upstream's, so that they are equal
+  std::vector<double> sums;        // n_slices * n_per_row, signed
+  std::vector<int64_t> counts;     // n_slices: tokens seen
 };
 
 // Not thread safe: one call at a time.

@@ -15,6 +15,12 @@ from mqnative.errors import OutputError
 from mqnative.formats.atomic import atomic_path, write_bytes_atomic, write_text_atomic
 
 
+def write_half_and_raise(target: Path, exception: BaseException) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise exception
+
+
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
@@ -38,17 +44,15 @@ def test_the_temporary_file_is_a_hidden_sibling(tmp_path: Path) -> None:
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "out.bin"
     target.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), atomic_path(target) as temporary:
-        temporary.write_bytes(b"half of the n")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write_half_and_raise(target, ZeroDivisionError())
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["out.bin"]
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "out.bin") as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half_and_raise(tmp_path / "out.bin", KeyboardInterrupt())
     assert names(tmp_path) == []
 
 
@@ -80,6 +84,7 @@ def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
         ("missing/out.bin", "does not exist"),
         ("file/out.bin", "is a file"),
         ("folder", "a folder has that name"),
+        ("/", "a folder has that name"),
         ("n" * 300, "too long"),
     ],
 )
@@ -113,8 +118,9 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_as_such_and_the_temporary_is_removed(
     tmp_path: Path, number: int, reason: str
 ) -> None:
-    with pytest.raises(OutputError, match=reason), atomic_path(tmp_path / "out.bin"):
-        raise OSError(number, os.strerror(number))  # as write() does: no file name
+    as_write_raises_it = OSError(number, os.strerror(number))  # without a file name
+    with pytest.raises(OutputError, match=reason):
+        write_half_and_raise(tmp_path / "out.bin", as_write_raises_it)
     assert names(tmp_path) == []
 
 

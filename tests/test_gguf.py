@@ -22,7 +22,7 @@ from mqnative.formats.qtypes import QType, qtype
 
 RNG_SEED = 20
 
-# The `gguf` package stores Python ints as I32, floats as F32 and bools as BOOL when they are in lists.
+# The `gguf` package stores lists of ints as I32, of floats as F32, of bools as BOOL.
 METADATA = {
     "general.architecture": MetaValue.string("llama"),
     "t.u8": MetaValue.u8(255),
@@ -33,7 +33,7 @@ METADATA = {
     "t.i32": MetaValue.i32(-(2**31)),
     "t.f32": MetaValue.f32(0.1),
     "t.bool": MetaValue.boolean(True),
-    "t.string": MetaValue.string("zwölf Boxkämpfer 🥊\nand \"quotes\""),
+    "t.string": MetaValue.string('zwölf Boxkämpfer 🥊\nand "quotes"'),
     "t.u64": MetaValue.u64(2**64 - 1),
     "t.i64": MetaValue.i64(-(2**63)),
     "t.f64": MetaValue.f64(0.1),
@@ -102,7 +102,7 @@ def write_theirs(
     writer = gguf.GGUFWriter(path, arch=str(metadata["general.architecture"].plain), **options)
     for key, value in metadata.items():
         if key == "general.alignment":
-            writer.add_custom_alignment(value.plain)
+            writer.add_custom_alignment(int(str(value.plain)))
         elif key != "general.architecture":  # the constructor has written it, first
             getattr(writer, ADDERS[value.type])(key, value.plain)
     for name, (shape, kind, data) in tensors.items():
@@ -461,14 +461,14 @@ def test_splits_that_do_not_fit_together_are_refused(tmp_path: Path, fault: str)
     assert (caught.value.path, caught.value.key) == (str(paths[index]), key)
 
 
-def test_a_split_without_numbers_is_refused(tmp_path: Path) -> None:
-    for index in (0, 1):
-        paths = write_splits(tmp_path / str(index)) if (tmp_path / str(index)).mkdir() is None else []
-        keys = {"split.count": MetaValue.u16(3)} if index == 0 else {}
-        write_ours(paths[index], keys, {"w": ((1,), qtype("F32"), bytes(4))}, force=True)
-        with pytest.raises(GGUFError, match=r"lacks split\.no") as caught:
-            GGUFFile.open(paths[0])
-        assert (caught.value.path, caught.value.key) == (str(paths[index]), "split.no")
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_split_without_its_number_is_refused(tmp_path: Path, index: int) -> None:
+    paths = write_splits(tmp_path)
+    keys = {"split.count": MetaValue.u16(3)}
+    write_ours(paths[index], keys, {"w": ((1,), qtype("F32"), bytes(4))}, force=True)
+    with pytest.raises(GGUFError, match=r"lacks split\.no") as caught:
+        GGUFFile.open(paths[0])
+    assert (caught.value.path, caught.value.key) == (str(paths[index]), "split.no")
 
 
 def test_a_tensor_in_two_splits_is_refused(tmp_path: Path) -> None:
@@ -588,7 +588,12 @@ BAD_PLANS: dict[str, tuple[dict[str, MetaValue], list[tuple[str, Any, str]], dic
     "a dimension of zero": ({}, [("a", (4, 0), "F32")], {"tensor": "a"}),
     "a negative dimension": ({}, [("a", (-4, -4), "F32")], {"tensor": "a"}),
     "too many weights": ({}, [("a", (2**62, 2), "F32")], {"tensor": "a"}),
-    "too many bytes": ({}, [("a", (2**61, 1), "F32")], {}),
+    "too many bytes": ({}, [("a", (2**61, 1), "F32")], {"tensor": "a"}),
+    "too many bytes in all": (
+        {},
+        [("a", (2**59,), "F32"), ("b", (2**59,), "F32"), ("c", (1,), "F32")],
+        {"tensor": "c"},
+    ),
     "half a block": ({}, [("a", (48, 1), "Q8_0")], {"tensor": "a"}),
     "an alignment of 24": (
         {"general.alignment": MetaValue.u32(24)},
@@ -623,8 +628,12 @@ def test_a_tensor_with_the_wrong_number_of_bytes_stops_the_write(
     tmp_path: Path, n_bytes: int
 ) -> None:
     layout = GGUFLayout.plan({}, [("w", (1,), qtype("F32"))])
+
+    def write_tensor(slot: TensorSlot, out: BinaryIO) -> None:
+        out.write(bytes(n_bytes))
+
     with pytest.raises(GGUFError, match=f"got {n_bytes} bytes instead of 4") as caught:
-        write_gguf(tmp_path / "m.gguf", layout, lambda _, out: [out.write(bytes(n_bytes))][1:] and None)
+        write_gguf(tmp_path / "m.gguf", layout, write_tensor)
     assert (caught.value.tensor, caught.value.path) == ("w", str(tmp_path / "m.gguf"))
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mqnative.build.plan import BuildPlan, plan_build
-    from mqnative.build.writer import build
+    from mqnative.build.writer import build_gguf
     from mqnative.core.info import build_info
     from mqnative.core.model import Model, Variant
     from mqnative.core.monitor import CancellableMonitor, CancelToken, Monitor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BuildPlan": "build.plan",
     "plan_build": "build.plan",
-    "build": "build.writer",
+    "build_gguf": "build.writer",
     "build_info": "core.info",
     "Model": "core.model",
     "Variant": "core.model",
@@ -74,7 +74,6 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    # `mqnative.build` is both a function and a package; the function is what users call.
     globals()[name] = value
     return value
 

@@ -13,18 +13,24 @@ from typing import Any, ClassVar
 class MQNativeError(Exception):
     """Base of everything this package raises on purpose.
 
+    A subclass names its facts by annotating them; an attribute that was not given is None.
+
     Args:
         message: one sentence for a person.
-        fields: values for the names listed in the class attribute ``fields``; missing ones are None.
+        fields: values for the annotated attributes.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
     exit_code: ClassVar[int] = 1
 
+    def __init_subclass__(cls) -> None:
+        annotated = cls.__dict__.get("__annotations__", {})
+        own = tuple(n for n in annotated if n not in (*cls.fields, "fields", "exit_code"))
+        cls.fields = cls.fields + own
+
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message)
-        unknown = set(fields) - set(self.fields)
-        if unknown:
+        if unknown := set(fields) - set(self.fields):
             raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
         for name in self.fields:
             setattr(self, name, fields.get(name))
@@ -51,7 +57,10 @@ def _rebuild(cls: type[MQNativeError], message: str, fields: dict[str, Any]) -> 
 class FormatError(MQNativeError, ValueError):
     """A file does not mean what it should: ``path`` and the ``offset``, ``key`` or ``tensor`` at fault."""
 
-    fields = ("path", "offset", "key", "tensor")
+    path: str | None
+    offset: int | None
+    key: str | None
+    tensor: str | None
 
 
 class GGUFError(FormatError):
@@ -65,49 +74,60 @@ class ImatrixError(FormatError):
 class RecipeError(FormatError):
     """A recipe cannot be read or does not fit the model it is applied to."""
 
-    fields = ("path", "offset", "key", "tensor", "line")
+    line: int | None
 
 
 class TextError(MQNativeError, ValueError):
     """A text is empty, unreadable or too short for the measurement asked for."""
 
-    fields = ("path", "n_tokens", "needed_tokens")
+    path: str | None
+    n_tokens: int | None
+    needed_tokens: int | None
 
 
 class ShapeError(MQNativeError, ValueError):
     """An array has the wrong shape, dtype or memory layout."""
 
-    fields = ("expected", "got")
+    expected: str | int | None
+    got: str | int | None
 
 
 class NonFiniteError(MQNativeError, ValueError):
     """Weights, importances or logits hold a NaN or an infinity."""
 
-    fields = ("tensor", "row", "slice")
+    tensor: str | None
+    row: int | None
+    slice: int | None
 
 
 class UnsupportedTypeError(MQNativeError, ValueError):
     """A tensor cannot have this type: ``reason`` and, where known, the types that would work."""
 
-    fields = ("tensor", "qtype", "reason", "allowed")
+    tensor: str | None
+    qtype: str | None
+    reason: str | None
+    allowed: tuple[str, ...] | None
 
 
 class QuantizeError(MQNativeError):
     """Upstream's quantizer refused, or produced blocks that do not validate."""
 
-    fields = ("tensor", "qtype", "log")
+    tensor: str | None
+    qtype: str | None
+    log: str | None
 
 
 class ModelLoadError(MQNativeError):
     """llama.cpp could not load the model; its last log lines are attached."""
 
-    fields = ("path", "log")
+    path: str | None
+    log: str | None
 
 
 class BackendError(MQNativeError):
     """ggml or llama.cpp failed while computing; its last log lines are attached."""
 
-    fields = ("log",)
+    log: str | None
 
 
 class MissingCoreError(MQNativeError, ImportError):
@@ -117,25 +137,28 @@ class MissingCoreError(MQNativeError, ImportError):
 class OutputExistsError(MQNativeError):
     """The output is already there and was not made by the same inputs."""
 
-    fields = ("path",)
-    exit_code = 2
+    path: str | None
+    exit_code: ClassVar[int] = 2
 
 
 class OutputError(MQNativeError, OSError):
     """An output file cannot be written (read-only or full folder)."""
 
-    fields = ("path",)
+    path: str | None
 
 
 class InfeasibleBudgetError(MQNativeError):
     """No mix fits the budget: the feasible range is attached."""
 
-    fields = ("budget_bytes", "smallest_bytes", "largest_bytes")
-    exit_code = 3
+    budget_bytes: int | None
+    smallest_bytes: int | None
+    largest_bytes: int | None
+    exit_code: ClassVar[int] = 3
 
 
 class OperationCancelled(MQNativeError):
     """The user stopped the operation; ``done`` of ``total`` units were finished."""
 
-    fields = ("done", "total")
-    exit_code = 130
+    done: int | None
+    total: int | None
+    exit_code: ClassVar[int] = 130

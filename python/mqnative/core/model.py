@@ -58,12 +58,12 @@ class ActivationSums:
     """Sums over the activations that entered one weight.
 
     Attributes:
-        sum_squares: float64, shape (n_slices, n_per_row): one slice per expert, or per matrix.
+        sum_squares: float32, shape (n_slices, n_per_row): one slice per expert, or per matrix.
         sums: float64, the same shape, signed.
         counts: int64, shape (n_slices,): tokens seen.
     """
 
-    sum_squares: npt.NDArray[np.float64]
+    sum_squares: npt.NDArray[np.float32]
     sums: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
 
@@ -219,7 +219,7 @@ class Model:
             NonFiniteError: an activation is NaN or infinite; the tensor is named.
             BackendError, OperationCancelled: as `logits`.
 
-        Source: tools/imatrix/imatrix.cpp, collect_imatrix; summed in float64.
+        Source: tools/imatrix/imatrix.cpp, collect_imatrix, with its float32 sums in its order.
         """
         monitor.start("imatrix", len(chunks), "chunks")
         sums = self._handle.activations(

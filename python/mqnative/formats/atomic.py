@@ -50,19 +50,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OutputError: the folder is missing or read-only, the disk is full, or ``path`` is a folder.
             Errors of the block that are not about the output pass through unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    temporary = _create_beside(path)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        temporary.touch(exist_ok=False)
         yield temporary
         _flush(temporary)
         temporary.replace(path)
     except OSError as error:
         if isinstance(error, MQNativeError) or not _concerns_output(error, {path, temporary}):
             raise
-        reason = _WAY_OUT.get(error.errno or 0, f"{error.strerror or error}, choose another output")
-        raise OutputError(f"cannot write {path}: {reason}", path=str(path)) from error
+        raise _output_error(path, error) from error
     finally:
         # After success the name is gone; a failure to clean up must not hide what went wrong.
         with suppress(OSError):
@@ -87,6 +83,23 @@ def write_text_atomic(path: Path, text: str) -> None:
         OutputError: as ``atomic_path``.
     """
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def _create_beside(path: Path) -> Path:
+    """An empty temporary file: a folder that cannot be written to shows before any work is done."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    return temporary
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    reason = _WAY_OUT.get(error.errno or 0, f"{error.strerror or error}, choose another output")
+    return OutputError(f"cannot write {path}: {reason}", path=str(path))
 
 
 def _concerns_output(error: OSError, paths: set[Path]) -> bool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mqnative.errors import GGUFError
 from mqnative.formats.gguf_rules import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
     MAGIC,
-    MAX_ELEMENTS,
+    MAX_FILE_BYTES,
     MAX_HEADER_BYTES,
     MAX_KEYS,
     MAX_TENSORS,
@@ -97,29 +97,25 @@ class GGUFLayout:
                 f"{len(metadata)} keys and {len(tensors)} tensors were planned, at most "
                 f"{MAX_KEYS} and {MAX_TENSORS} are supported; split the model"
             )
-        parts = [MAGIC, _COUNTS.pack(WRITTEN_VERSION, len(tensors), len(metadata))]
-        parts += (_encode_pair(key, value) for key, value in metadata.items())
-        relative: list[TensorSlot] = []
-        end = 0
-        for name, shape, qtype in tensors:
-            slot = _slot(name, shape, qtype, end)
-            relative.append(slot)
-            parts.append(_encode_info(slot))
-            end += padded(slot.size_bytes, step)
-        if len({slot.name for slot in relative}) < len(relative):
-            raise _duplicate(relative)
-        header = b"".join(parts)
+        slots, data_bytes = _place(tensors, step)
+        header = b"".join(
+            [
+                MAGIC + _COUNTS.pack(WRITTEN_VERSION, len(tensors), len(metadata)),
+                *(_encode_pair(key, value) for key, value in metadata.items()),
+                *(_encode_info(slot) for slot in slots),
+            ]
+        )
         data_start = padded(len(header), step)
-        if data_start > MAX_HEADER_BYTES or data_start + end > MAX_ELEMENTS:
+        if data_start > MAX_HEADER_BYTES:
             raise GGUFError(
-                f"the header of {data_start} bytes or the data of {end} bytes is more than a file "
-                "can hold, shorten the metadata or split the model"
+                f"the header takes {data_start} bytes, at most {MAX_HEADER_BYTES} are supported; "
+                "shorten the metadata"
             )
         return cls(
             header_bytes=header.ljust(data_start, b"\0"),
-            slots=tuple(_moved(slot, data_start) for slot in relative),
+            slots=tuple(replace(slot, offset=slot.offset + data_start) for slot in slots),
             alignment=step,
-            file_bytes=data_start + end,
+            file_bytes=data_start + data_bytes,
         )
 
 
@@ -141,6 +137,26 @@ def _alignment(metadata: Mapping[str, MetaValue], wanted: int | None) -> int:
     if fault := alignment_fault(announced):
         raise GGUFError(f"{fault}, use 32", key=ALIGNMENT_KEY)
     return announced
+
+
+def _place(
+    tensors: Sequence[tuple[str, tuple[int, ...], QType]], alignment: int
+) -> tuple[list[TensorSlot], int]:
+    """The tensors with offsets from the start of the data section, and the size of that section."""
+    slots: dict[str, TensorSlot] = {}
+    end = 0
+    for name, shape, qtype in tensors:
+        if name in slots:
+            raise GGUFError(f"tensor {shown(name)} was planned twice, drop one", tensor=name)
+        slots[name] = slot = _slot(name, shape, qtype, end)
+        end += padded(slot.size_bytes, alignment)
+        if end > MAX_FILE_BYTES:
+            raise GGUFError(
+                f"tensor {shown(name)} would end at {end}, beyond what a file can hold; "
+                "split the model",
+                tensor=name,
+            )
+    return list(slots.values()), end
 
 
 def _encode_pair(key: str, value: MetaValue) -> bytes:
@@ -170,13 +186,3 @@ def _encode_info(slot: TensorSlot) -> bytes:
     n_dims = len(slot.shape)
     fields = (n_dims, *slot.shape, slot.qtype.id, slot.offset)
     return encode_string(slot.name) + struct.pack(f"<I{n_dims}qiQ", *fields)
-
-
-def _moved(slot: TensorSlot, by: int) -> TensorSlot:
-    return TensorSlot(slot.name, slot.shape, slot.qtype, slot.offset + by, slot.size_bytes)
-
-
-def _duplicate(slots: Sequence[TensorSlot]) -> GGUFError:
-    names = [slot.name for slot in slots]
-    name = next(name for index, name in enumerate(names) if name in names[:index])
-    return GGUFError(f"tensor {shown(name)} was planned twice, drop one", tensor=name)

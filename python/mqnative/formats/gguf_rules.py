@@ -22,6 +22,7 @@ MAX_DIMS = 4
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME less the terminator
 MAX_KEY_BYTES = 65535  # the format's own limit
 MAX_ELEMENTS = 2**63 - 1  # ggml counts in int64
+MAX_FILE_BYTES = 2**62  # beyond any file system; offsets stay clear of int64's end
 # The format asks for a multiple of 8, which also keeps every typed view into the file aligned.
 MIN_ALIGNMENT = 8
 MAX_ALIGNMENT = 1 << 20

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ _TYPE = struct.Struct("<i")
 _ARRAY_HEAD = struct.Struct("<iiQ")
 
 
-class MetaType(IntEnum):
+class MetaType(Enum):
     """The type codes of GGUF metadata, as stored."""
 
     U8 = 0
@@ -172,15 +172,15 @@ class MetaValue:
     def encode(self) -> bytes:
         """The bytes GGUF stores after the key: type code, then the value."""
         if isinstance(self.value, StringArray):
-            head = _ARRAY_HEAD.pack(self.type, MetaType.STRING, len(self.value))
+            head = _ARRAY_HEAD.pack(self.type.value, MetaType.STRING.value, len(self.value))
             return head + self.value.stored
         if isinstance(self.value, np.ndarray):
             assert self.element_type is not None  # __post_init__ saw to it
-            head = _ARRAY_HEAD.pack(self.type, self.element_type, self.value.size)
+            head = _ARRAY_HEAD.pack(self.type.value, self.element_type.value, self.value.size)
             return head + self.value.tobytes()
         if isinstance(self.value, str):
-            return _TYPE.pack(self.type) + encode_string(self.value)
-        return _TYPE.pack(self.type) + SCALARS[self.type].pack(self.value)
+            return _TYPE.pack(self.type.value) + encode_string(self.value)
+        return _TYPE.pack(self.type.value) + SCALARS[self.type].pack(self.value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MetaValue) and self.encode() == other.encode()

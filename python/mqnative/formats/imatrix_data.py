@@ -158,7 +158,8 @@ class Imatrix:
             return None
         raise ImatrixError(
             f"the imatrix has {entry.n_values} values for {name}, which needs "
-            f"{n_per_row * n_slices} ({n_slices} x {n_per_row}); use an imatrix that was made from this very model",
+            f"{n_per_row * n_slices} ({n_slices} x {n_per_row}); use an imatrix that was made from "
+            "this very model",
             tensor=name,
         )
 
@@ -240,8 +241,8 @@ def _add_entries(name: str, a: ImatrixEntry, b: ImatrixEntry) -> ImatrixEntry:
     shape = max(a.sum_squares.shape, b.sum_squares.shape)
     if len(a.sum_squares) not in (1, shape[0]) or len(b.sum_squares) not in (1, shape[0]):
         raise ImatrixError(
-            f"cannot merge {name}: {len(a.sum_squares)} slices on one side and {len(b.sum_squares)} "
-            "on the other; merge only matrices that were made from the same model",
+            f"cannot merge {name}: {len(a.sum_squares)} slices on one side and "
+            f"{len(b.sum_squares)} on the other; merge only matrices made from the same model",
             tensor=name,
         )
     sums = None

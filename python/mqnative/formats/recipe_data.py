@@ -54,9 +54,7 @@ class Recipe:
             try:
                 notes = plain(getattr(self, key), (key,))
             except DocumentError as error:
-                raise RecipeError(
-                    f"{error.problem}; keep to text, numbers, lists", key=key
-                ) from None
+                raise RecipeError(error.problem, key=key) from None
             object.__setattr__(self, key, notes)
 
     def type_of(self, name: str) -> str | None:

@@ -10,10 +10,9 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
-from mqnative.errors import RecipeError, UnsupportedTypeError
+from mqnative.errors import RecipeError
 from mqnative.formats import qtypes
 
 
@@ -37,6 +36,7 @@ class Rule:
         match: a regular expression, in Python's syntax.
         qtype: a ggml type in any case; kept in upper case.
         line: where the rule stands in its file, if it came from one.
+        pattern: ``match``, compiled.
 
     Raises:
         RecipeError: the expression is malformed or the type unknown.
@@ -45,22 +45,18 @@ class Rule:
     match: str
     qtype: str
     line: int | None = field(default=None, compare=False, repr=False)
+    pattern: re.Pattern[str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qtype", type_name(self.qtype))
         try:
-            re.compile(self.match)
+            object.__setattr__(self, "pattern", re.compile(self.match))
         except (re.error, OverflowError, RecursionError) as error:
             raise RecipeError(
-                f"{self.match!r} is not a regular expression ({error}); "
+                f"'{self.match}' is not a regular expression ({error}); "
                 "escape a literal character with a backslash",
-                key="match",
+                key=self.match,
             ) from None
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """The compiled expression."""
-        return re.compile(self.match)
 
     def matches(self, name: str) -> bool:
         """Whether the rule speaks of tensor ``name``."""
@@ -68,26 +64,26 @@ class Rule:
 
 
 def type_name(name: str) -> str:
-    """The upper-case name of the ggml type ``name``.
+    """The upper-case name of ``name``, a ggml type that tensors can be given.
 
     Raises:
         RecipeError: there is no such type; the message offers those with similar names.
     """
-    try:
-        return qtypes.qtype(name).name
-    except UnsupportedTypeError:
-        pass
-    known = qtypes.all_types()
-    stem = name.upper().rpartition("_")[0]
-    near = difflib.get_close_matches(name.upper(), known, n=3, cutoff=0.5)
-    if stem in known:
-        near = [stem]
+    wanted = name.upper()
+    known = [qtype.name for qtype in qtypes.all_types().values() if qtype.is_target]
+    if wanted in known:
+        return wanted
+    if wanted in qtypes.all_types():
+        problem = f"no tensor can be stored as {wanted}, which ggml uses for other purposes"
+    else:
+        problem = (
+            f"{name!r} is not a tensor type (presets such as Q4_K_M are mixes for a whole file, "
+            "not types)"
+        )
+    stem = wanted.rpartition("_")[0]
+    near = [stem] if stem in known else difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}"
-    raise RecipeError(
-        f"{name!r} is not a tensor type (presets such as Q4_K_M are mixes for "
-        f"a whole file, not types); {hint}",
-        key=name,
-    )
+    raise RecipeError(f"{problem}; {hint}", key=name)
 
 
 def resolve_types(
@@ -150,7 +146,8 @@ def _check_exact(
     if not tensor.quantizable and qtype != tensor.qtype_name:
         raise RecipeError(
             f"{place(path, line)}{name} cannot become {qtype}: llama.cpp never changes the type "
-            f"of norms, routers and other small tensors; remove the entry, and it stays {tensor.qtype_name}",
+            f"of norms, routers and other small tensors; remove the entry, and it stays "
+            f"{tensor.qtype_name}",
             path=path,
             line=line,
             tensor=name,
@@ -164,7 +161,7 @@ def _check_rule(rule: Rule, tensors: Mapping[str, ResolvableTensor], *, path: st
     at = place(path, rule.line)
     if matched:
         problem = (
-            f"{at}the rule {rule.match!r} matches only tensors whose type llama.cpp never changes, "
+            f"{at}the rule '{rule.match}' matches only tensors whose type llama.cpp never changes, "
             f"such as {matched[0]}; remove it"
         )
         raise RecipeError(problem, path=path, line=rule.line, key=rule.match, tensor=matched[0])
@@ -174,7 +171,7 @@ def _check_rule(rule: Rule, tensors: Mapping[str, ResolvableTensor], *, path: st
     else:
         hint = _nearest(_literal(rule.match), tensors)
     raise RecipeError(
-        f"{at}the rule {rule.match!r} matches no tensor of the model; {hint}",
+        f"{at}the rule '{rule.match}' matches no tensor of the model; {hint}",
         path=path,
         line=rule.line,
         key=rule.match,

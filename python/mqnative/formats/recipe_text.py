@@ -36,9 +36,7 @@ def parse_recipe(text: str, path: str | None = None) -> Recipe:
     try:
         document = parse_document(text)
     except DocumentError as error:
-        raise _Reader(Document(None), path).error(
-            error.problem, "write one mapping of plain text and numbers", line=error.line
-        ) from None
+        raise _Reader(Document(None), path).error(error.problem, line=error.line) from None
     return _Reader(document, path).recipe()
 
 

@@ -22,6 +22,9 @@ MAX_BYTES = 4 << 20
 
 MAX_DEPTH = 32
 
+MAX_INTEGER = 2**64
+"""What other programs read; a longer number, such as a hash, is text."""
+
 Path = tuple[str | int, ...]
 """Where a value lies: keys and list positions from the top."""
 
@@ -32,12 +35,14 @@ class DocumentError(ValueError):
     Attributes:
         problem: what is wrong, in words.
         line: where, counted from 1, if it is known.
+        key: the key at fault, if there is one.
     """
 
-    def __init__(self, problem: str, line: int | None = None) -> None:
+    def __init__(self, problem: str, line: int | None = None, key: str | None = None) -> None:
         super().__init__(problem)
         self.problem = problem
         self.line = line
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,12 @@ def parse_document(text: str) -> Document:
             or a tag, has a key that is not text, or holds a value that JSON cannot express.
     """
     if len(text) > MAX_BYTES:
-        raise DocumentError(f"it has {len(text)} characters and {MAX_BYTES} are allowed")
+        raise DocumentError(
+            f"it has {len(text)} characters and {MAX_BYTES} are allowed; shorten its notes"
+        )
     if text.lstrip().startswith("{"):
         return Document(plain(_parse_json(text)))
-    document = _parse_yaml(text)
-    return Document(plain(document.data), document.lines)
+    return _parse_yaml(text)
 
 
 def format_yaml(data: Any) -> str:
@@ -106,57 +112,65 @@ def plain(value: Any, path: Path = ()) -> Any:
     """
     where = ".".join(map(str, path)) or "the document"
     if len(path) > MAX_DEPTH:
-        raise DocumentError(f"{path[0]} is nested more than {MAX_DEPTH} levels deep")
+        raise DocumentError(f"{path[0]} is nested more than {MAX_DEPTH} levels deep; flatten it")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         return _text(value, where)
     if isinstance(value, Integral):
+        if abs(int(value)) >= MAX_INTEGER:
+            raise DocumentError(f"{where} is a number beyond 64 bits; put it in quotes")
         return int(value)
     if isinstance(value, Real):
         if not math.isfinite(value):
-            raise DocumentError(f"{where} is {value}, which JSON cannot hold")
+            raise DocumentError(f"{where} is {value}, which JSON cannot hold; leave it out")
         return float(value)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise DocumentError(f"the key {key!r} in {where} is not text, put it in quotes")
+                raise DocumentError(f"the key {key!r} in {where} is not text; put it in quotes")
         return {_text(k, where): plain(item, (*path, k)) for k, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, (*path, index)) for index, item in enumerate(value)]
-    raise DocumentError(f"{where} is a {type(value).__name__}, which has no plain form")
+    raise DocumentError(
+        f"{where} is a {type(value).__name__}; keep to text, numbers, lists and mappings"
+    )
 
 
 def _text(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DocumentError(f"{where} holds half a character (a lone surrogate)") from None
+        raise DocumentError(
+            f"{where} holds half a character (a lone surrogate); remove it"
+        ) from None
     return str(text)
 
 
 def _parse_json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+        return json.loads(
+            text, object_pairs_hook=_unique_pairs, parse_int=_whole, parse_constant=_refuse_constant
+        )
     except json.JSONDecodeError as error:
         raise DocumentError(
-            f"as JSON (it begins with a brace): {error.msg}", error.lineno
+            f"as JSON (it begins with a brace): {error.msg}; fix the notation there", error.lineno
         ) from None
     except RecursionError:
-        raise DocumentError(f"it is nested more than {MAX_DEPTH} levels deep") from None
+        raise DocumentError(f"it is nested more than {MAX_DEPTH} levels deep; flatten it") from None
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise DocumentError(f"the key {key!r} appears twice in one mapping")
+            raise DocumentError(f"the key {key!r} appears twice in one mapping; keep one", key=key)
         result[key] = value
     return result
 
 
 def _refuse_constant(name: str) -> Any:
-    raise DocumentError(f"{name} is not a JSON number")
+    raise DocumentError(f"{name} is not a JSON number; leave it out")
 
 
 def _parse_yaml(text: str) -> Document:
@@ -167,19 +181,24 @@ def _parse_yaml(text: str) -> Document:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise DocumentError(
-            f"the character U+{ord(text[error.position]):04X} is not allowed", line
+            f"the character U+{ord(text[error.position]):04X} is not allowed; remove it", line
         ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(filter(None, (error.context, error.problem)))
-        raise DocumentError(f"as YAML: {problem}", mark.line + 1 if mark else None) from None
+        raise DocumentError(
+            f"as YAML: {problem}; fix the notation there", mark.line + 1 if mark else None
+        ) from None
 
 
 def _build(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
     """The value of ``node``; notes the lines of everything inside on the way."""
     line = lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.ScalarNode):
-        return _build_scalar(node, line)
+        try:
+            return plain(_scalar(node), path)
+        except DocumentError as error:
+            raise DocumentError(error.problem, line) from None
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, index), lines) for index, item in enumerate(node.value)]
     result: dict[str, Any] = {}
@@ -187,26 +206,30 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
         key_line = key_node.start_mark.line + 1
         key = _build(key_node, (*path, ""), {})
         if not isinstance(key, str):
-            raise DocumentError("a key is not text, put it in quotes", key_line)
+            raise DocumentError("a key is not text; put it in quotes", key_line)
         if key in result:
-            raise DocumentError(f"the key {key!r} appears twice in one mapping", key_line)
+            raise DocumentError(
+                f"the key {key!r} appears twice in one mapping; keep one", key_line, key
+            )
         at = (*path, key)
         result[key] = _build(value_node, at, lines)
         lines[at] = key_line
     return result
 
 
-def _build_scalar(node: yaml.ScalarNode, line: int) -> Any:
-    try:
-        if node.tag == _INT:
-            return int(node.value)
-        if node.tag == _FLOAT:
-            return float(node.value)
-    except ValueError as error:  # more digits than Python converts
-        raise DocumentError(str(error), line) from None
+def _scalar(node: yaml.ScalarNode) -> Any:
+    if node.tag == _INT:
+        return _whole(node.value)
+    if node.tag == _FLOAT:
+        return float(node.value)
     if node.tag == _BOOL:
         return node.value == "true"
     return None if node.tag == _NULL else node.value
+
+
+def _whole(digits: str) -> int:
+    # Python's own limit on the length of numbers depends on its version.
+    return int(digits) if len(digits) <= len(str(MAX_INTEGER)) + 1 else MAX_INTEGER
 
 
 _NULL, _BOOL, _INT, _FLOAT, _STR, _MAP = (
@@ -235,11 +258,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            raise DocumentError("aliases (*name) are not allowed, write the value out", line)
+            raise DocumentError("aliases (*name) are not allowed; write the value out", line)
         if event.tag is not None:
-            raise DocumentError(f"the tag {event.tag} is not allowed, remove it", line)
+            raise DocumentError(f"the tag {event.tag} is not allowed; remove it", line)
         if self.depth > MAX_DEPTH:
-            raise DocumentError(f"it is nested more than {MAX_DEPTH} levels deep", line)
+            raise DocumentError(f"it is nested more than {MAX_DEPTH} levels deep; flatten it", line)
         self.depth += 1
         try:
             return super().compose_node(parent, index)

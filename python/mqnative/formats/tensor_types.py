@@ -105,11 +105,12 @@ def _escape(name: str) -> str:
     )
 
 
-# One element of an ECMAScript expression; what Python reads differently is left out.
-_ESCAPE = r"\\(?:[dwsfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4}|[^a-z0-9])"
-_SET = rf"\[\^?(?:{_ESCAPE}|(?!\[[:.=]|--)[^\]\\])+\]"
+# One element of an ECMAScript expression over bytes; what Python reads differently is left out.
+_ESCAPE = r"\\(?:[dwsfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4}|[!-/:-@\[-`{-~])"
+_SET = rf"\[(?:\^(?![\]])|(?![\^\]]))(?:{_ESCAPE}|(?!\[[:.=]|--)[ -\[^-~])+\]"
 _ELEMENT = re.compile(
-    rf"{_ESCAPE}|\\[b1-9]|{_SET}|\(\?[:=!]|\((?!\?)|[*?}}](?!\+)|\+(?!\+)|[^\\\[(*?+}}]"
+    rf"{_ESCAPE}|\\[b1-9]|{_SET}|\(\?[:!]|\((?!\?)"
+    r"|(?:[*?+]|\{[0-9]+(?:,[0-9]*)?\})(?!\+)|[^\\\[(*?+{}\x7f-\U0010ffff]|[^\x00-\x7f](?![*?+{])"
 )
 
 
@@ -121,7 +122,7 @@ def _to_python(pattern: str) -> list[str]:
         found = _ELEMENT.match(pattern, position)
         if found is None:
             raise RecipeError(
-                f"{pattern[position : position + 3]!r} in {pattern!r} has no like in a recipe; "
+                f"'{pattern[position : position + 3]}' in '{pattern}' has no like in a recipe; "
                 "write it in plainer terms"
             )
         element = found[0]

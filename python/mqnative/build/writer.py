@@ -1,0 +1,193 @@
+"""Executes a plan: tensors stream from the mapped source through the encoder into the new file.
+
+Memory stays at a slab of rows, whatever the size of a tensor. The file appears under its name when it is whole
+and its header has been read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from mqnative.build.plan import BuildPlan, PlannedTensor
+from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.core.quantize import quantize_blocks, validate_blocks
+from mqnative.errors import GGUFError, MQNativeError, OutputExistsError, QuantizeError
+from mqnative.formats.atomic import atomic_path
+from mqnative.formats.gguf import GGUFFile
+from mqnative.formats.gguf_writer import write_tensors
+from mqnative.formats.qtypes import qtype
+
+# Rows encoded at a time: enough for every core, little beside a model.
+_SLAB_WEIGHTS = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What lies on the disk now.
+
+    Attributes:
+        path: the file.
+        size_bytes: its size, equal to the plan's.
+        reused: whether it was there already, made from the same inputs, and was left alone.
+    """
+
+    path: Path
+    size_bytes: int
+    reused: bool
+
+
+def build_gguf(
+    file: GGUFFile,
+    plan: BuildPlan,
+    output: str | Path,
+    *,
+    force: bool = False,
+    n_threads: int | None = None,
+    monitor: Monitor = NULL_MONITOR,
+) -> BuildResult:
+    """Write the file that ``plan`` describes; the tensor data is that of llama_model_quantize.
+
+    Args:
+        file: the open source the plan was made for.
+        plan: from `plan_build`.
+        output: where to write; its folder must exist.
+        force: replace a file that was made otherwise.
+        n_threads: default all usable processors; the bytes do not depend on it.
+        monitor: told the weights done.
+
+    Returns:
+        The file; ``reused`` if one with exactly this header and size was there already.
+
+    Raises:
+        OutputExistsError: another file is there and force is not set.
+        OutputError: the folder is missing, read-only or full.
+        NonFiniteError, QuantizeError: a tensor cannot be encoded; it is named.
+        GGUFError: the written file does not read back as planned.
+        OperationCancelled: nothing is left behind.
+    """
+    output = Path(output)
+    if _same_build(output, plan) and not force:
+        return BuildResult(output, plan.file_bytes, reused=True)
+    if output.exists() and not force:
+        raise OutputExistsError(
+            f"{output} exists and was made from other inputs; pass --force to replace it", path=str(output)
+        )
+    monitor.start("build", plan.n_weights, "weights")
+    by_name = {t.name: t for t in plan.tensors}
+    progress = _Progress(monitor)
+    with atomic_path(output) as temporary:
+        with temporary.open("wb") as out:
+            write_tensors(
+                out,
+                plan.layout,
+                lambda slot, stream: _write_tensor(
+                    file, plan, by_name[slot.name], stream, progress, n_threads
+                ),
+                path=output,
+            )
+        _check_written(temporary, plan, output)
+    monitor.finish()
+    return BuildResult(output, plan.file_bytes, reused=False)
+
+
+class _Progress:
+    """Adds up what the encoder reports slab by slab."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._before = 0
+
+    def start(self, step: str, total: int, unit: str) -> None:
+        """Slabs are parts of one step."""
+
+    def update(self, done: int) -> None:
+        self._monitor.update(self._before + done)
+
+    def finish(self) -> None:
+        """Slabs are parts of one step."""
+
+    def add(self, n: int) -> None:
+        self._before += n
+        self._monitor.update(self._before)
+
+
+def _write_tensor(
+    file: GGUFFile,
+    plan: BuildPlan,
+    tensor: PlannedTensor,
+    out: BinaryIO,
+    progress: _Progress,
+    n_threads: int | None,
+) -> None:
+    info = file.tensors[tensor.name]
+    weights = plan.imatrix.weights_for(tensor.name, tensor.shape) if plan.imatrix else None
+    target = qtype(tensor.qtype)
+    for slice_index, n_rows, rows in _slabs(file, tensor.name):
+        try:
+            if tensor.copied:
+                if target.is_quantized and not validate_blocks(rows, target):
+                    raise QuantizeError(f"the source's {target.name} blocks are damaged")
+                blocks = rows
+            else:
+                blocks = quantize_blocks(
+                    rows,
+                    info.qtype,
+                    (1, n_rows, tensor.shape[0]),
+                    target,
+                    None if weights is None else weights[slice_index],
+                    n_threads=n_threads,
+                    monitor=progress,
+                )
+        except MQNativeError as error:
+            raise _named(error, tensor.name) from None
+        out.write(blocks.data)
+        progress.add(n_rows * tensor.shape[0])
+
+
+def _slabs(file: GGUFFile, name: str) -> Iterator[tuple[int, int, npt.NDArray[np.uint8]]]:
+    """(slice, number of rows, their bytes) of a tensor, in order; a slab never crosses a slice."""
+    info = file.tensors[name]
+    n_slices, n_rows, n_per_row = info.matrix_shape
+    row_bytes = info.qtype.row_bytes(n_per_row)
+    step = max(1, _SLAB_WEIGHTS // n_per_row)
+    data = file.data(name)
+    for slice_index in range(n_slices):
+        for row in range(0, n_rows, step):
+            n = min(step, n_rows - row)
+            start = (slice_index * n_rows + row) * row_bytes
+            yield slice_index, n, data[start : start + n * row_bytes]
+
+
+def _named(error: MQNativeError, tensor: str) -> MQNativeError:
+    """The same error with the tensor it is about, which the encoder does not know."""
+    if "tensor" not in error.fields:
+        return error
+    fields = {name: getattr(error, name) for name in error.fields}
+    return type(error)(f"{tensor}: {error.message}", **{**fields, "tensor": tensor})
+
+
+def _same_build(output: Path, plan: BuildPlan) -> bool:
+    """Whether ``output`` is the plan's file: files appear whole, so header and size tell."""
+    try:
+        if output.stat().st_size != plan.file_bytes:
+            return False
+        with output.open("rb") as file:
+            return file.read(len(plan.layout.header_bytes)) == plan.layout.header_bytes
+    except OSError:
+        return False
+
+
+def _check_written(path: Path, plan: BuildPlan, output: Path) -> None:
+    with GGUFFile.open(path) as written:
+        found = {name: (t.qtype.name, t.size_bytes) for name, t in written.tensors.items()}
+        expected = {t.name: (t.qtype, t.size_bytes) for t in plan.tensors}
+        if found != expected or written.file_bytes != plan.file_bytes:
+            raise GGUFError(
+                f"{output} does not read back as planned; the disk may be failing", path=str(output)
+            )

@@ -1,0 +1,1 @@
+"""Texts in, numbers with intervals out: imatrix, perplexity, KL divergence."""

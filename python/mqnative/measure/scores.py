@@ -1,0 +1,151 @@
+"""Scores of single tokens: how surprised a model was, and how far from the reference.
+
+Two arithmetics. ``exact``: float32 logits, double sums; for measuring. ``compat``: upstream's, whose reference
+is stored in 16 bits and clipped at 16 nats; for numbers that can be put beside llama-perplexity's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mqnative.core.model import Logits, Model
+from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.core.native import core
+from mqnative.errors import NonFiniteError, ShapeError
+from mqnative.measure.corpus import Corpus
+
+Mode = Literal["exact", "compat"]
+F64Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """Scores of every scored token; arrays have shape (n_chunks, n_scored).
+
+    Attributes:
+        nll: -ln p(token), nats.
+        nll_ref: the same under the reference; None without one, as are the next three.
+        kld: D(reference || model), nats.
+        p_diff: p(token) - p_ref(token).
+        same_top: whether both put the same token first.
+        mode: the arithmetic.
+    """
+
+    nll: F64Matrix
+    nll_ref: F64Matrix | None = None
+    kld: F64Matrix | None = None
+    p_diff: F64Matrix | None = None
+    same_top: npt.NDArray[np.bool_] | None = None
+    mode: Mode = "exact"
+
+    @property
+    def n_tokens(self) -> int:
+        """Scored tokens."""
+        return int(self.nll.size)
+
+
+def chunk_logits(model: Model, corpus: Corpus, chunk: int, out: Logits | None = None) -> Logits:
+    """Logits at the scored positions of a chunk: float32, shape (n_scored, n_vocab)."""
+    return model.logits(corpus.inputs[chunk], first=corpus.first, last=corpus.n_ctx - 1, out=out)
+
+
+def score_chunk(
+    logits: Logits,
+    corpus: Corpus,
+    chunk: int,
+    reference: Logits | None = None,
+    *,
+    mode: Mode = "exact",
+    n_threads: int = 1,
+) -> TokenScores:
+    """Score one chunk's logits, against the reference's logits of the same chunk if given.
+
+    Raises:
+        NonFiniteError: a logit is NaN, so that nothing can be said of the model.
+        ShapeError: the two models have different vocabularies.
+    """
+    targets = corpus.targets(chunk)
+    if reference is not None and reference.shape != logits.shape:
+        raise ShapeError(
+            f"the reference has a vocabulary of {reference.shape[1]}, the model one of {logits.shape[1]}; "
+            "only models with the same tokenizer can be compared",
+            expected=str(reference.shape[1]),
+            got=str(logits.shape[1]),
+        )
+    native = core()
+    if reference is None:
+        if mode == "exact":
+            nll = native.score_exact(logits, targets, None, n_threads)[0]
+        else:
+            nll = native.score_compat_nll(logits, targets, n_threads)
+        return _checked(TokenScores(nll[None], mode=mode), chunk)
+    if mode == "exact":
+        nll, kld, p_diff, same = native.score_exact(logits, targets, reference, n_threads)
+        nll_ref = native.score_exact(reference, targets, None, n_threads)[0]
+    else:
+        nll, nll_ref, kld, p_diff, same = native.score_compat(logits, targets, reference, n_threads)
+    arrays = (a.astype(np.float64)[None] for a in (nll, nll_ref, kld, p_diff))
+    return _checked(TokenScores(*arrays, same.astype(bool)[None], mode), chunk)
+
+
+def score_chunks(
+    model: Model,
+    corpus: Corpus,
+    reference: Model | None = None,
+    *,
+    mode: Mode = "exact",
+    monitor: Monitor = NULL_MONITOR,
+) -> Iterator[TokenScores]:
+    """Score chunk after chunk; memory stays at one chunk's logits, nothing is written to disk.
+
+    Yields:
+        The scores of one chunk, in order; the caller may stop at any time.
+
+    Raises:
+        as `score_chunk` and `Model.logits`.
+    """
+    shape = (corpus.n_scored, model.vocab.n_vocab)
+    logits = np.empty(shape, np.float32)
+    for chunk in range(corpus.n_chunks):
+        chunk_logits(model, corpus, chunk, logits)
+        ref = None if reference is None else chunk_logits(reference, corpus, chunk)
+        yield score_chunk(logits, corpus, chunk, ref, mode=mode, n_threads=model.n_threads)
+        monitor.update(chunk + 1)
+
+
+def joined(parts: list[TokenScores]) -> TokenScores:
+    """The scores of several chunks as one."""
+
+    def together(name: str) -> npt.NDArray[np.float64] | None:
+        arrays = [getattr(p, name) for p in parts]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    nll = together("nll")
+    assert nll is not None
+    same = together("same_top")
+    return TokenScores(
+        nll,
+        together("nll_ref"),
+        together("kld"),
+        together("p_diff"),
+        None if same is None else same.astype(bool),
+        parts[0].mode,
+    )
+
+
+def _checked(scores: TokenScores, chunk: int) -> TokenScores:
+    bad = ~np.isfinite(scores.nll)
+    if scores.kld is not None:
+        bad |= np.isnan(scores.kld)
+    if bad.any():
+        raise NonFiniteError(
+            f"{int(bad.sum())} of {bad.size} scored positions of chunk {chunk} have NaN or infinite logits; "
+            "the model cannot be measured",
+            row=chunk,
+        )
+    return scores

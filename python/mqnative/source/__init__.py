@@ -1,0 +1,1 @@
+"""Getting a reference model, and knowing it again."""
