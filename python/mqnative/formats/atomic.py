@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mqnative.errors import MQNativeError, OutputError
+from mqnative.errors import MQNativeError, OutputError, OutputExistsError
 
 _WAY_OUT = {
     errno.ENOENT: "its folder does not exist, create it or choose another one",
@@ -131,3 +131,23 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def check_output(path: Path, *, force: bool = False) -> None:
+    """Refuse an output before hours of work: it exists, or its folder cannot be written.
+
+    Raises:
+        OutputExistsError: something is at ``path`` and ``force`` is not set.
+        OutputError: the folder is missing or read-only.
+    """
+    if os.path.lexists(path) and not force:
+        raise OutputExistsError(f"{path} exists already, pass --force to replace it", path=str(path))
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"cannot write {path}: its folder does not exist, create it or choose another one", path=str(path)
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write {path}: permission denied, choose a folder you may write to", path=str(path)
+        )

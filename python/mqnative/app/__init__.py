@@ -1,0 +1,1 @@
+"""The command line. Every command parses, makes one call on the public API, and prints."""

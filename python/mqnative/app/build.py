@@ -1,0 +1,153 @@
+"""``mqnative build``: write the GGUF that a recipe describes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mqnative.app.options import PATH, force_option, imatrix_option, json_option, model_argument
+
+if TYPE_CHECKING:
+    from mqnative.build.plan import BuildPlan
+    from mqnative.formats.recipe import Recipe
+
+
+@click.command(
+    short_help="Write the GGUF that a recipe describes.",
+    epilog="Example: mqnative build model-bf16.gguf -r recipe.yaml --imatrix imatrix.gguf -o model-mix.gguf",
+)
+@model_argument
+@click.option("-r", "--recipe", "recipe_path", type=PATH, help="Recipe, YAML or JSON.")
+@click.option("--preset", help="A llama.cpp preset (Q4_K_M) instead of a recipe.")
+@click.option("--tensor-type-file", type=PATH, help="A llama-quantize tensor-type file instead of a recipe.")
+@click.option("--base", help="Type of tensors that the recipe or tensor-type file does not name.")
+@imatrix_option
+@click.option("-o", "--output", type=PATH, help="Where to write the model.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
+@click.option("--allow-requantize", is_flag=True, help="Accept a source that is quantized already.")
+@click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Default: every usable processor.")
+@force_option
+@json_option
+def build(
+    model: Path,
+    recipe_path: Path | None,
+    preset: str | None,
+    tensor_type_file: Path | None,
+    base: str | None,
+    imatrix_path: Path | None,
+    output: Path | None,
+    dry_run: bool,
+    allow_requantize: bool,
+    n_threads: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write MODEL with a type for every tensor, as llama-quantize would, byte for byte.
+
+    The planned size is the written size. An output that the same inputs made is reported again, not rewritten.
+    """
+    if sum(x is not None for x in (recipe_path, preset, tensor_type_file)) != 1:
+        raise click.UsageError("give exactly one of --recipe, --preset and --tensor-type-file")
+    if output is None and not dry_run:
+        raise click.UsageError("give --output, or --dry-run to see the plan only")
+    from mqnative.app.output import ProgressMonitor, print_json
+    from mqnative.build.plan import plan_build
+    from mqnative.build.writer import build_gguf
+    from mqnative.formats.gguf import GGUFFile
+    from mqnative.formats.imatrix import read_imatrix
+    from mqnative.source.identity import identify
+
+    with GGUFFile.open(model) as file, ProgressMonitor() as monitor:
+        importances = None if imatrix_path is None else read_imatrix(imatrix_path)
+        recipe = _recipe(model, recipe_path, preset, tensor_type_file, base, importances is not None)
+        plan = plan_build(
+            file,
+            recipe,
+            importances,
+            imatrix_name=imatrix_path.name if imatrix_path else "",
+            source_hash="" if dry_run else identify(file, n_threads=n_threads).model,
+            allow_requantize=allow_requantize,
+        )
+        reused = False
+        if output is not None and not dry_run:
+            result = build_gguf(file, plan, output, force=force, n_threads=n_threads, monitor=monitor)
+            reused = result.reused
+    written = None if dry_run else output
+    if as_json:
+        print_json(_json(plan, recipe_path, written, reused=reused))
+    else:
+        _print(plan, written, reused=reused)
+
+
+def _recipe(
+    model: Path,
+    recipe_path: Path | None,
+    preset: str | None,
+    tensor_type_file: Path | None,
+    base: str | None,
+    with_imatrix: bool,
+) -> Recipe:
+    from dataclasses import replace
+
+    from mqnative.core.presets import preset_types
+    from mqnative.formats.recipe import Recipe, read_recipe
+    from mqnative.formats.tensor_types import read_tensor_type_file
+
+    if preset is not None:
+        return Recipe(tensors=preset_types(model, preset, with_imatrix=with_imatrix))
+    if recipe_path is not None:
+        recipe = read_recipe(recipe_path)
+    else:
+        assert tensor_type_file is not None
+        recipe = read_tensor_type_file(tensor_type_file)
+    return recipe if base is None else replace(recipe, base=base)
+
+
+def _json(plan: BuildPlan, recipe_path: Path | None, output: Path | None, *, reused: bool) -> dict[str, Any]:
+    return {
+        "model_path": None if output is None else str(output),
+        "recipe_path": None if recipe_path is None else str(recipe_path),
+        "manifest_path": None,
+        "report_path": None,
+        "files": [] if output is None else [str(output)],
+        "launch_flags": [],
+        "size_bytes": plan.file_bytes,
+        "tensor_bytes": plan.tensor_bytes,
+        "bpw": plan.bpw,
+        "bpw_file": plan.bpw_file,
+        "ftype": plan.ftype.name,
+        "reused": reused,
+        "tensors": [
+            {
+                "name": t.name,
+                "type": t.qtype,
+                "requested": t.requested,
+                "size_bytes": t.size_bytes,
+                "uses_imatrix": t.uses_imatrix,
+            }
+            for t in plan.tensors
+        ],
+    }
+
+
+def _print(plan: BuildPlan, output: Path | None, *, reused: bool) -> None:
+    from mqnative.app.output import console, facts_table, size_text
+
+    counts = Counter(t.qtype for t in plan.tensors)
+    status = "planned" if output is None else "already there, unchanged" if reused else "written"
+    shown: dict[str, object] = {
+        "status": status,
+        "size": f"{size_text(plan.file_bytes)} ({plan.file_bytes:,} bytes)",
+        "bpw": f"{plan.bpw:.3f} ({plan.bpw_file:.3f} counting the file)",
+        "nearest preset": plan.ftype.name,
+        "types": "  ".join(f"{name}: {n}" for name, n in counts.most_common()),
+    }
+    if plan.fallbacks:
+        first = plan.fallbacks[0]
+        shown["row-size fallbacks"] = (
+            f"{len(plan.fallbacks)} tensors, such as {first.name}: {first.requested} -> {first.qtype}"
+        )
+    console().print(facts_table(str(output or "plan"), shown))

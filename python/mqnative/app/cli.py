@@ -1,0 +1,103 @@
+"""The ``mqnative`` command: finds subcommands when they are needed, turns errors into exit codes.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 infeasible, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from mqnative.errors import MQNativeError, OperationCancelled
+
+# Name -> (module:function, what `mqnative --help` says). A module is imported when its command is used.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("mqnative.app.doctor:doctor", "Show what this build and this machine can do."),
+    "inspect": ("mqnative.app.inspect:inspect", "Show a model's structure, types and sizes."),
+    "imatrix": ("mqnative.app.imatrix:imatrix", "Collect an importance matrix from a text."),
+    "eval": ("mqnative.app.eval:evaluate_command", "Measure perplexity and KL divergence."),
+    "build": ("mqnative.app.build:build", "Write the GGUF that a recipe describes."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use, so that ``--help`` is immediate."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Commands in the order in which they are usually needed."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module that holds the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The list in ``--help``, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version() -> str:
+    from mqnative import __version__
+
+    return str(__version__)
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"mqnative {_version()}")
+        ctx.exit()
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
+def cli() -> None:
+    """Find, build and prove the best mixed-precision GGUF for a size.
+
+    Results go to standard output, progress to standard error. `mqnative COMMAND --help` has examples.
+    """
+
+
+def _on_terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        result = cli.main(arguments, prog_name="mqnative", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return OperationCancelled.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`mqnative inspect ... | head`); there is no one to tell.
+        sys.stdout = None  # type: ignore[assignment]  # the interpreter would try to flush it
+        return 0
+    except MQNativeError as error:
+        if "--json" in arguments:
+            click.echo(json.dumps(error.to_dict(), default=str))
+        click.echo(f"error: {error.message}", err=True)
+        return error.exit_code

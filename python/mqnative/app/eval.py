@@ -1,0 +1,97 @@
+"""``mqnative eval``: perplexity, and KL divergence from a reference."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mqnative.app.options import (
+    chunks_option,
+    compute_options,
+    ctx_option,
+    json_option,
+    model_argument,
+    text_option,
+)
+
+if TYPE_CHECKING:
+    from mqnative.measure.evaluate import Evaluation
+
+
+@click.command(
+    short_help="Measure perplexity and KL divergence.",
+    epilog="Example: mqnative eval model-q4.gguf --reference model-bf16.gguf -f held-out.txt",
+)
+@model_argument
+@text_option
+@click.option("--reference", type=click.Path(path_type=Path), help="The unquantized model, for the KLD.")
+@ctx_option
+@chunks_option
+@click.option(
+    "--compat", is_flag=True, help="llama-perplexity's own arithmetic, for numbers to put beside its output."
+)
+@compute_options
+@json_option
+def evaluate_command(
+    model: Path,
+    text: Path,
+    reference: Path | None,
+    n_ctx: int,
+    chunks: int | None,
+    compat: bool,
+    n_threads: int | None,
+    device: str,
+    n_gpu_layers: int | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL on a text: perplexity, and with --reference the KL divergence from it.
+
+    Intervals are 95 % and come from a block bootstrap over chunks; with --compat they are llama-perplexity's.
+    """
+    from mqnative.app.output import ProgressMonitor, print_json
+    from mqnative.core.model import Model
+    from mqnative.measure.corpus import read_corpus, read_text
+    from mqnative.measure.evaluate import evaluate
+
+    read_text(text)
+    with ExitStack() as stack:
+        monitor = stack.enter_context(ProgressMonitor())
+
+        def load(path: Path) -> Model:
+            loaded = Model(path, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor)
+            return stack.enter_context(loaded)
+
+        candidate = load(model)
+        corpus = read_corpus(candidate, text, n_ctx=n_ctx)
+        corpus = corpus if chunks is None else corpus.head(chunks)
+        other = None if reference is None else load(reference)
+        result, _ = evaluate(candidate, corpus, other, mode="compat" if compat else "exact", monitor=monitor)
+    if as_json:
+        size = model.stat().st_size
+        paths = {"model_path": str(model), "reference_path": None if reference is None else str(reference)}
+        print_json(paths | {"size_bytes": size, "text_sha256": corpus.content_hash()} | result.to_dict())
+        return
+    _print(model, result)
+
+
+def _print(model: Path, e: Evaluation) -> None:
+    from mqnative.app.output import console, facts_table, with_error
+
+    shown: dict[str, object] = {
+        "text": f"{e.n_tokens:,} scored tokens in {e.n_chunks} chunks of {e.n_ctx}",
+        "PPL": f"{with_error(e.ppl, e.ppl_se)}   95 % {e.ppl_ci95[0]:.4f} .. {e.ppl_ci95[1]:.4f}",
+    }
+    if e.kld_mean is not None and e.kld_ci95 is not None:
+        shown |= {
+            "PPL of the reference": f"{e.ppl_ref:.4f}",
+            "PPL ratio": with_error(e.ppl_ratio or 0.0, e.ppl_ratio_se or 0.0, 6),
+            "correlation of ln PPL": f"{100 * (e.ppl_cor_ln or 0.0):.3f} %",
+            "KLD": f"{with_error(e.kld_mean, e.kld_se or 0.0, 6)}   95 % {e.kld_ci95[0]:.6f} .. {e.kld_ci95[1]:.6f}",
+            "KLD median": f"{e.kld_median:.6f}",
+            "KLD 90 % / 99 % / max": f"{e.kld_p90:.6f} / {e.kld_p99:.6f} / {e.kld_max:.6f}",
+            "same top token": f"{with_error(100 * (e.top1_agreement or 0), 100 * (e.top1_agreement_se or 0), 2)} %",
+        }
+    console().print(facts_table(f"{model} ({e.mode})", shown))

@@ -1,0 +1,130 @@
+"""``mqnative inspect``: a model's structure, types and sizes, from its header."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mqnative.app.options import json_option, model_argument
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mqnative.formats.gguf import GGUFFile
+
+
+@click.command(
+    short_help="Show a model's structure, types and sizes.",
+    epilog="Example: mqnative inspect model.gguf --tensors",
+)
+@model_argument
+@click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor.")
+@click.option("--presets", "list_presets", is_flag=True, help="List the size under every llama.cpp preset.")
+@json_option
+def inspect(model: Path, list_tensors: bool, list_presets: bool, as_json: bool) -> None:
+    """Show the structure of the GGUF file MODEL; of a split model give the first part.
+
+    Only the header is read. The JSON form always holds the tensors.
+    """
+    from mqnative.app.output import console, facts_table, print_json, size_text
+    from mqnative.formats.gguf import GGUFFile
+
+    with GGUFFile.open(model) as file:
+        facts = _facts(file)
+        if list_presets:
+            facts["presets"] = _preset_sizes(file)
+        if as_json:
+            print_json(facts | {"tensors": _tensors(file)})
+            return
+        out = console()
+        shown = {
+            "architecture": facts["architecture"],
+            "name": facts["name"],
+            "parameters": f"{facts['n_weights']:,}",
+            "size": f"{size_text(file.file_bytes)} ({file.file_bytes:,} bytes in {len(file.paths)} file(s))",
+            "bpw": f"{file.bpw:.3f} ({file.bpw_file:.3f} counting the file)",
+            "types": "  ".join(f"{name}: {n}" for name, n in facts["types"].items()),
+        }
+        out.print(facts_table(str(model), shown))
+        if list_presets:
+            out.print(_preset_table(facts["presets"]))
+        if list_tensors:
+            out.print(_tensor_table(_tensors(file)))
+
+
+def _facts(file: GGUFFile) -> dict[str, Any]:
+    counts = Counter(t.qtype.name for t in file.tensors.values())
+    return {
+        "path": str(file.path),
+        "architecture": file.architecture,
+        "name": file.get("general.name"),
+        "n_weights": file.n_weights,
+        "size_bytes": file.file_bytes,
+        "tensor_bytes": file.tensor_bytes,
+        "bpw": file.bpw,
+        "bpw_file": file.bpw_file,
+        "files": [str(p) for p in file.paths],
+        "types": dict(counts.most_common()),
+        "metadata": {k: v.plain for k, v in file.metadata.items() if v.element_type is None},
+    }
+
+
+def _tensors(file: GGUFFile) -> list[dict[str, Any]]:
+    from mqnative.build.plan import model_tensors
+
+    known = model_tensors(file) if file.architecture else {}
+    return [
+        {
+            "name": t.name,
+            "type": t.qtype.name,
+            "shape": list(t.shape),
+            "size_bytes": t.size_bytes,
+            "n_weights": t.n_weights,
+            "bpw": t.bpw,
+            "quantizable": known[t.name].quantizable if known else None,
+        }
+        for t in file.tensors.values()
+    ]
+
+
+def _preset_sizes(file: GGUFFile) -> list[dict[str, Any]]:
+    from mqnative.core.presets import preset_types, presets
+    from mqnative.formats.qtypes import qtype
+
+    sizes = []
+    for preset in presets().values():
+        types = preset_types(file.path, preset.name, with_imatrix=True)
+        tensor_bytes = sum(qtype(types[t.name]).tensor_bytes(t.shape) for t in file.tensors.values())
+        bpw = 8.0 * tensor_bytes / file.n_weights
+        sizes.append({"name": preset.name, "tensor_bytes": tensor_bytes, "bpw": bpw})
+    return sorted(sizes, key=lambda s: -float(s["tensor_bytes"]))
+
+
+def _preset_table(sizes: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    from mqnative.app.output import size_text
+
+    table = Table("preset", title="llama.cpp presets, with imatrix", title_justify="left", box=None)
+    table.add_column("tensor data", justify="right")
+    table.add_column("bpw", justify="right")
+    for s in sizes:
+        table.add_row(s["name"], size_text(s["tensor_bytes"]), f"{s['bpw']:.3f}")
+    return table
+
+
+def _tensor_table(tensors: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    from mqnative.app.output import size_text
+
+    table = Table("tensor", "shape", "type", title_justify="left", box=None)
+    table.add_column("size", justify="right")
+    table.add_column("quantizable")
+    for t in tensors:
+        verdict = {True: "yes", False: "no", None: "?"}[t["quantizable"]]
+        table.add_row(t["name"], " x ".join(map(str, t["shape"])), t["type"], size_text(t["size_bytes"]), verdict)
+    return table

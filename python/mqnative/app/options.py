@@ -1,0 +1,62 @@
+"""Arguments and options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+class Chunks(click.ParamType):
+    """``all`` or a positive number; ``all`` becomes None."""
+
+    name = "N|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Parse."""
+        if value in (None, "all"):
+            return None
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is neither a positive number nor 'all'", param, ctx)
+        return number
+
+
+model_argument = click.argument("model", type=PATH)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+force_option = click.option("--force", is_flag=True, help="Replace an output that exists.")
+text_option = click.option("-f", "--file", "text", type=PATH, required=True, help="The text.")
+ctx_option = click.option(
+    "--ctx", "n_ctx", type=click.IntRange(min=4), default=512, show_default=True, help="Tokens per chunk."
+)
+chunks_option = click.option(
+    "--chunks", type=Chunks(), default="all", show_default=True, help="Use only the first N chunks."
+)
+imatrix_option = click.option("--imatrix", "imatrix_path", type=PATH, help="Importance matrix (GGUF or legacy).")
+
+
+def compute_options(command: Command) -> Command:
+    """``--threads`` and ``--device``."""
+    threads = click.option(
+        "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Default: every usable processor."
+    )
+    device = click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help="cpu, auto (every GPU), or a name that `mqnative doctor` prints.",
+    )
+    layers = click.option(
+        "-ngl", "--gpu-layers", "n_gpu_layers", type=int, help="Layers on the GPU; default: all, with a GPU."
+    )
+    return threads(device(layers(command)))

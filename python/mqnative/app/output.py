@@ -1,0 +1,139 @@
+"""What people see: tables on standard output, progress on standard error, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+_PLAIN_INTERVAL_S = 5.0
+
+
+def console() -> Console:
+    """Standard output; wide enough not to break numbers when it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on standard output."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes in the unit people read: ``5.34 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n_bytes) < 1000:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.2f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.2f} TB"
+
+
+def facts_table(title: str, facts: Mapping[str, object]) -> Table:
+    """Two columns: a name, what it is."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def with_error(value: float, se: float, digits: int = 4) -> str:
+    """``16.6593 ± 0.0312``."""
+    return f"{value:.{digits}f} ± {se:.{digits}f}"
+
+
+class _RateColumn(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{_rate(speed)} {task.fields['unit']}/s")
+
+
+class ProgressMonitor:
+    """Shows steps on standard error: bars on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bars = _bars() if sys.stderr.isatty() else None
+        self._task: Any = None
+        self._step = ""
+        self._unit = ""
+        self._total = 0
+        self._done = 0
+        self._started = 0.0
+        self._shown = 0.0
+
+    def __enter__(self) -> ProgressMonitor:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def start(self, step: str, total: int, unit: str) -> None:
+        """A step of ``total`` units begins."""
+        self._step, self._unit, self._total, self._done = step, unit, total, 0
+        self._started = self._shown = time.monotonic()
+        if self._bars is not None:
+            self._task = self._bars.add_task(step, total=total or None, unit=unit)
+
+    def update(self, done: int) -> None:
+        """``done`` units are finished."""
+        self._done = done
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done)
+        elif time.monotonic() - self._shown >= _PLAIN_INTERVAL_S:
+            self._shown = time.monotonic()
+            elapsed = self._shown - self._started
+            rate = done / elapsed
+            left = (self._total - done) / rate if rate else 0.0
+            click.echo(
+                f"{self._step}: {done}/{self._total} {self._unit}, {_rate(rate)}/s, {left:.0f} s left", err=True
+            )
+
+    def finish(self) -> None:
+        """The step is over."""
+        elapsed = time.monotonic() - self._started
+        if self._bars is not None:
+            self._bars.update(self._task, completed=self._total)
+        elif elapsed >= _PLAIN_INTERVAL_S:
+            rate = _rate(self._total / elapsed)
+            click.echo(f"{self._step}: {self._total} {self._unit} in {elapsed:.1f} s, {rate}/s", err=True)
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        refresh_per_second=10,
+    )
+
+
+def _rate(per_second: float) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if per_second >= limit:
+            return f"{per_second / limit:.1f}{unit}"
+    return f"{per_second:.1f}"

@@ -1,0 +1,56 @@
+"""What this build is and what this machine has."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mqnative.core.native import core, cpu_flags, usable_cpus
+from mqnative.formats.qtypes import types_by_id
+
+# Features that speed ggml up and that the portable build leaves out (ggml/CMakeLists.txt).
+_OPTIONAL = ("avx_vnni", "avx512f", "avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that ggml can compute on.
+
+    Attributes:
+        name: for ``--device``.
+        description: its maker's name for it.
+        kind: cpu, gpu, igpu or accel.
+        memory_free_bytes, memory_total_bytes: as ggml reports them.
+        matmul_types: types whose weights it can multiply with.
+    """
+
+    name: str
+    description: str
+    kind: str
+    memory_free_bytes: int
+    memory_total_bytes: int
+    matmul_types: tuple[str, ...]
+
+
+def devices() -> tuple[Device, ...]:
+    """Every device of this build on this machine."""
+    names = types_by_id()
+    found = []
+    for d in core().devices():
+        types = tuple(names[t].name for t in d.pop("matmul_types"))
+        found.append(Device(**d, matmul_types=types))
+    return tuple(found)
+
+
+def build_info() -> dict[str, Any]:
+    """Versions, upstream commit, compiler, ISA options, processor and devices, as JSON values."""
+    info: dict[str, Any] = dict(core().build_info())
+    info["isa"] = info["isa"].split()
+    info["features"] = core().system_info()
+    info["python"] = platform.python_version()
+    info["platform"] = platform.platform()
+    info["cpu_unused"] = [] if "NATIVE" in info["isa"] else sorted(cpu_flags() & set(_OPTIONAL))
+    info["n_threads"] = usable_cpus()
+    info["devices"] = [asdict(d) for d in devices()]
+    return info
