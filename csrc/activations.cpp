@@ -63,7 +63,8 @@ bool ActivationCollector::wants(const ggml_tensor* node) const {
   if (node->op == GGML_OP_MUL_MAT_ID) {
     return true;
   }
-  if (node->op != GGML_OP_MUL_MAT || node->src[1]->ne[1] < min_tokens || node->src[1]->type != GGML_TYPE_F32) {
+  if (node->op != GGML_OP_MUL_MAT || node->src[1]->ne[1] < min_tokens ||
+      node->src[1]->type != GGML_TYPE_F32) {
     return false;
   }
   const std::string name = weight_name(node);

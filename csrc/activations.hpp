@@ -12,7 +12,8 @@
 namespace mqn {
 
 // Collects what upstream's imatrix tool collects (tools/imatrix/imatrix.cpp, collect_imatrix), with its
-// arithmetic: float32 sums, one row after the other. With process_output also the head's input; for a tied embedding upstream leaves it out.
+// arithmetic: float32 sums, one row after the other. With process_output also the head's input; for a tied
+// embedding upstream leaves it out.
 class ActivationCollector {
  public:
   explicit ActivationCollector(bool process_output) : process_output_(process_output) {}

@@ -46,11 +46,11 @@ std::string recent_errors();
 void clear_recent_errors();
 
 struct DeviceInfo {
-  std::string name;         // "CPU", "CUDA0", ...
-  std::string description;  // the vendor's name for it
-  std::string kind;         // "cpu", "gpu", "igpu", "accel"
-  uint64_t memory_free;     // bytes
-  uint64_t memory_total;    // bytes
+  std::string name;               // "CPU", "CUDA0", ...
+  std::string description;        // the vendor's name for it
+  std::string kind;               // "cpu", "gpu", "igpu", "accel"
+  uint64_t memory_free;           // bytes
+  uint64_t memory_total;          // bytes
   std::vector<int> matmul_types;  // ggml types whose rows it multiplies with float32 activations
 };
 std::vector<DeviceInfo> devices();

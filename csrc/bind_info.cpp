@@ -16,13 +16,17 @@ void bind_info(py::module_& m) {
     }
     return table;
   });
-  m.def("uses_imatrix", [](int id) {
-    const ggml_type type = checked_type(id);
-    const py::gil_scoped_release no_gil;
-    return has_encoder(type) && uses_imatrix(type);
-  });
+  m.def(
+      "uses_imatrix",
+      [](int id) {
+        const ggml_type type = checked_type(id);
+        const py::gil_scoped_release no_gil;
+        return has_encoder(type) && uses_imatrix(type);
+      },
+      py::arg("id"));
   m.def("build_info", [] {
-    return py::dict(py::arg("version") = MQNATIVE_VERSION, py::arg("upstream_commit") = MQNATIVE_UPSTREAM_COMMIT,
+    return py::dict(py::arg("version") = MQNATIVE_VERSION,
+                    py::arg("upstream_commit") = MQNATIVE_UPSTREAM_COMMIT,
                     py::arg("llama_cpp_version") = llama_version(), py::arg("ggml_version") = ggml_version(),
                     py::arg("compiler") = MQNATIVE_COMPILER, py::arg("build_type") = MQNATIVE_BUILD_TYPE,
                     py::arg("isa") = MQNATIVE_ISA);

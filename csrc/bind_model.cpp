@@ -26,7 +26,8 @@ py::dict vocab_info(const Model& model) {
   char description[128] = "";
   llama_model_desc(model.handle(), description, sizeof(description));
   return py::dict(py::arg("n_vocab") = model.n_vocab(), py::arg("bos") = llama_vocab_bos(vocab),
-                  py::arg("eos") = llama_vocab_eos(vocab), py::arg("add_bos") = llama_vocab_get_add_bos(vocab),
+                  py::arg("eos") = llama_vocab_eos(vocab),
+                  py::arg("add_bos") = llama_vocab_get_add_bos(vocab),
                   py::arg("add_eos") = llama_vocab_get_add_eos(vocab),
                   py::arg("n_ctx_train") = llama_model_n_ctx_train(model.handle()),
                   py::arg("n_layer") = llama_model_n_layer(model.handle()),
@@ -37,8 +38,8 @@ py::dict vocab_info(const Model& model) {
 void check_tokens(const TokenArray& tokens, const Model& model) {
   for (py::ssize_t i = 0; i < tokens.size(); ++i) {
     if (tokens.data()[i] < 0 || tokens.data()[i] >= model.n_vocab()) {
-      throw Error(ErrorKind::shape, "token " + std::to_string(tokens.data()[i]) + " is not in the vocabulary of " +
-                                        std::to_string(model.n_vocab()));
+      throw Error(ErrorKind::shape, "token " + std::to_string(tokens.data()[i]) +
+                                        " is not in the vocabulary of " + std::to_string(model.n_vocab()));
     }
   }
 }
@@ -58,7 +59,8 @@ void logits(Model& model, const TokenArray& tokens, int64_t first, int64_t last,
   run_monitored(monitor, progress, [&] { model.logits(ids, n, first, last, rows, monitor); });
 }
 
-py::dict activations(Model& model, const TokenArray& chunks, bool process_output, const py::object& progress) {
+py::dict activations(Model& model, const TokenArray& chunks, bool process_output,
+                     const py::object& progress) {
   if (chunks.ndim() != 2 || chunks.size() == 0) {
     throw Error(ErrorKind::shape, "expected tokens of shape (n_chunks, n_ctx)");
   }
@@ -74,7 +76,8 @@ py::dict activations(Model& model, const TokenArray& chunks, bool process_output
 
   py::dict result;
   for (const auto& [name, a] : sums) {
-    const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(a.n_slices), static_cast<py::ssize_t>(a.n_per_row)};
+    const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(a.n_slices),
+                                         static_cast<py::ssize_t>(a.n_per_row)};
     result[name.c_str()] = py::make_tuple(py::array_t<float>(shape, a.sum_squares.data()),
                                           py::array_t<double>(shape, a.sums.data()),
                                           py::array_t<int64_t>(shape[0], a.counts.data()));
@@ -89,7 +92,8 @@ std::shared_ptr<Variant> encode(Model& model, const std::string& name, int type,
   if (!imatrix.is_none()) {
     for (const TensorRecord& t : model.tensors()) {
       if (t.name == name) {
-        n_weights = t.shape[0] * (t.shape.size() > 2 ? t.shape[2] : 1) * (t.shape.size() > 3 ? t.shape[3] : 1);
+        n_weights =
+            t.shape[0] * (t.shape.size() > 2 ? t.shape[2] : 1) * (t.shape.size() > 3 ? t.shape[3] : 1);
       }
     }
   }
@@ -113,20 +117,20 @@ std::shared_ptr<Variant> variant(Model& model, const std::string& name, int type
 }  // namespace
 
 void bind_model(py::module_& m) {
-  py::class_<Variant, std::shared_ptr<Variant>>(m, "Variant")
+  py::class_<Variant, std::shared_ptr<Variant>>(m, "Variant", py::is_final())
       .def_property_readonly("name", &Variant::name)
       .def_property_readonly("type", [](const Variant& v) { return static_cast<int>(v.type()); })
       .def_property_readonly("size_bytes", &Variant::size_bytes);
 
-  py::class_<Model, std::shared_ptr<Model>>(m, "Model")
-      .def(py::init(&load), py::arg("paths"), py::arg("n_gpu_layers"), py::arg("devices"), py::arg("extra_buffers"),
-           py::arg("n_threads"), py::arg("progress"))
+  py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::is_final())
+      .def(py::init(&load), py::arg("paths"), py::arg("n_gpu_layers"), py::arg("devices"),
+           py::arg("extra_buffers"), py::arg("n_threads"), py::arg("progress"))
       .def("tensors",
            [](const Model& model) {
              py::list list;
              for (const TensorRecord& t : model.tensors()) {
-               list.append(py::dict(py::arg("name") = t.name, py::arg("type") = t.type, py::arg("shape") = t.shape,
-                                    py::arg("buffer") = t.buffer));
+               list.append(py::dict(py::arg("name") = t.name, py::arg("type") = t.type,
+                                    py::arg("shape") = t.shape, py::arg("buffer") = t.buffer));
              }
              return list;
            })
@@ -143,12 +147,13 @@ void bind_model(py::module_& m) {
             return py::array_t<int32_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data());
           },
           py::arg("text"), py::arg("add_special"), py::arg("parse_special"))
-      .def("piece", [](const Model& model, int32_t token) {
-        if (token < 0 || token >= model.n_vocab()) {
-          throw Error(ErrorKind::shape, "token " + std::to_string(token) + " is not in the vocabulary");
-        }
-        return py::bytes(model.piece(token));
-      })
+      .def("piece",
+           [](const Model& model, int32_t token) {
+             if (token < 0 || token >= model.n_vocab()) {
+               throw Error(ErrorKind::shape, "token " + std::to_string(token) + " is not in the vocabulary");
+             }
+             return py::bytes(model.piece(token));
+           })
       .def("logits", &logits, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("out"),
            py::arg("progress"))
       .def("activations", &activations, py::arg("chunks"), py::arg("process_output"), py::arg("progress"))

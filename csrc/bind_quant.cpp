@@ -62,8 +62,8 @@ void bind_quant(py::module_& m) {
 
         Monitor monitor;
         run_monitored(monitor, progress, [&] {
-          row_errors(source, row_numbers, n_rows, targets, weights, errors_out, norms_out, bins_out, n_threads,
-                     monitor);
+          row_errors(source, row_numbers, n_rows, targets, weights, errors_out, norms_out, bins_out,
+                     n_threads, monitor);
         });
         return py::make_tuple(errors, norms, bins);
       },

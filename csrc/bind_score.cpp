@@ -6,14 +6,15 @@ namespace mqn {
 namespace {
 
 LogitRows logit_rows(const FloatArray& logits, const TokenArray& targets) {
-  if (logits.ndim() != 2 || targets.ndim() != 1 || logits.shape(0) != targets.shape(0) || logits.shape(1) < 1) {
+  if (logits.ndim() != 2 || targets.ndim() != 1 || logits.shape(0) != targets.shape(0) ||
+      logits.shape(1) < 1) {
     throw Error(ErrorKind::shape, "expected logits of shape (n_tokens, n_vocab) and one target for each row");
   }
   const LogitRows rows{logits.data(), targets.data(), logits.shape(0), logits.shape(1)};
   for (int64_t i = 0; i < rows.n_rows; ++i) {
     if (rows.targets[i] < 0 || rows.targets[i] >= rows.n_vocab) {
-      throw Error(ErrorKind::shape, "target " + std::to_string(rows.targets[i]) + " is not a token of a vocabulary of " +
-                                        std::to_string(rows.n_vocab));
+      throw Error(ErrorKind::shape, "target " + std::to_string(rows.targets[i]) +
+                                        " is not a token of a vocabulary of " + std::to_string(rows.n_vocab));
     }
   }
   return rows;

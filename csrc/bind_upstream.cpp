@@ -9,8 +9,8 @@ namespace {
 
 using TypeList = std::vector<std::pair<std::string, int>>;
 
-QuantizeOptions options(int ftype, bool pure, bool allow_requantize, const TypeList& types, const py::dict& imatrix,
-                        int n_threads) {
+QuantizeOptions options(int ftype, bool pure, bool allow_requantize, const TypeList& types,
+                        const py::dict& imatrix, int n_threads) {
   QuantizeOptions o;
   o.ftype = ftype;
   o.pure = pure;

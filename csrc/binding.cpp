@@ -96,8 +96,8 @@ ggml_type checked_type(int id) {
 Matrices matrices(const py::array& array, int type, const MatrixShape& shape) {
   const auto [n_slices, n_rows, n_per_row] = shape;
   if (n_slices < 1 || n_rows < 1 || n_per_row < 1) {
-    refuse("tensor", "at least one weight", std::to_string(n_slices) + " x " + std::to_string(n_rows) + " x " +
-                                                std::to_string(n_per_row));
+    refuse("tensor", "at least one weight",
+           std::to_string(n_slices) + " x " + std::to_string(n_rows) + " x " + std::to_string(n_per_row));
   }
   const ggml_type checked = checked_type(type);
   const size_t n_bytes = row_bytes(checked, n_per_row) * static_cast<size_t>(n_slices * n_rows);

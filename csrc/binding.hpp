@@ -22,11 +22,11 @@ namespace py = pybind11;
 namespace mqn {
 
 // Arrays by role. c_style without forcecast: a wrong dtype or layout is refused, never copied.
-using BlockArray = py::array;                                       // raw rows of any type
-using FloatArray = py::array_t<float, py::array::c_style>;          // logits, importances, decoded weights
-using TokenArray = py::array_t<int32_t, py::array::c_style>;        // token ids
-using IndexArray = py::array_t<int64_t, py::array::c_style>;        // row numbers
-using MatrixShape = std::tuple<int64_t, int64_t, int64_t>;          // slices, rows, weights per row
+using BlockArray = py::array;                                 // raw rows of any type
+using FloatArray = py::array_t<float, py::array::c_style>;    // logits, importances, decoded weights
+using TokenArray = py::array_t<int32_t, py::array::c_style>;  // token ids
+using IndexArray = py::array_t<int64_t, py::array::c_style>;  // row numbers
+using MatrixShape = std::tuple<int64_t, int64_t, int64_t>;    // slices, rows, weights per row
 
 // Throws shape unless the array is C-contiguous and n_bytes long.
 const void* input_bytes(const py::array& array, size_t n_bytes, const char* what);

@@ -55,7 +55,8 @@ Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int64_t n_seq, int n_
   params.abort_callback_data = this;
   context_.reset(init_without_graph_reuse(model, params));
   if (!context_) {
-    throw Error(ErrorKind::backend, "llama.cpp could not make a context of " + std::to_string(n_ctx * n_seq) + " tokens",
+    throw Error(ErrorKind::backend,
+                "llama.cpp could not make a context of " + std::to_string(n_ctx * n_seq) + " tokens",
                 {{"log", recent_errors()}});
   }
   batch_ = llama_batch_init(static_cast<int32_t>(n_ctx * n_seq), 0, 1);
@@ -88,7 +89,8 @@ const float* Model::Decoder::run(const int32_t* tokens, int64_t n_seq, int64_t f
   monitor_ = nullptr;
   monitor.check();
   if (status != 0) {
-    throw Error(ErrorKind::backend, "llama.cpp could not evaluate a chunk (status " + std::to_string(status) + ")",
+    throw Error(ErrorKind::backend,
+                "llama.cpp could not evaluate a chunk (status " + std::to_string(status) + ")",
                 {{"log", recent_errors()}});
   }
   // Outputs of one sequence keep their order, so that the rows follow the first one.

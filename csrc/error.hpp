@@ -1,4 +1,4 @@
-// What the kernels throw. Each kind becomes one Python class (binding.hpp); the fields become its attributes.
+// What the kernels throw. Each kind becomes one class of mqnative.errors; the fields become its attributes.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,16 @@
 
 namespace mqn {
 
-enum class ErrorKind { shape, non_finite, unsupported_type, imatrix, quantize, model_load, backend, cancelled };
+enum class ErrorKind {
+  shape,
+  non_finite,
+  unsupported_type,
+  imatrix,
+  quantize,
+  model_load,
+  backend,
+  cancelled
+};
 
 using FieldValue = std::variant<int64_t, std::string>;
 using Fields = std::vector<std::pair<std::string, FieldValue>>;

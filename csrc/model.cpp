@@ -12,7 +12,8 @@
 #include "llama.h"
 
 // Upstream's list of a model's tensors (src/llama-model.cpp); it has C++ linkage and no public header.
-const std::vector<std::pair<std::string, ggml_tensor*>>& llama_internal_get_tensor_map(const llama_model* model);
+const std::vector<std::pair<std::string, ggml_tensor*>>& llama_internal_get_tensor_map(
+    const llama_model* model);
 
 namespace mqn {
 namespace {
@@ -48,7 +49,9 @@ std::vector<ggml_backend_dev_t> pick_devices(const LoadOptions& options) {
 }  // namespace
 
 Model::Model(const LoadOptions& options, Monitor& monitor)
-    : extra_buffers_(options.extra_buffers), on_gpu_(options.n_gpu_layers != 0), n_threads_(options.n_threads) {
+    : extra_buffers_(options.extra_buffers),
+      on_gpu_(options.n_gpu_layers != 0),
+      n_threads_(options.n_threads) {
   ensure_backend();
   const AbortGuard guard;
   clear_recent_errors();
@@ -142,7 +145,8 @@ Model::Decoder& Model::decoder(int64_t n_tokens) {
   return *decoder_;
 }
 
-void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, Monitor& monitor) {
+void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out,
+                   Monitor& monitor) {
   const AbortGuard guard;
   Decoder& d = decoder(n);
   const float* rows = d.run(tokens, 1, first, last, monitor);
@@ -153,7 +157,8 @@ std::map<std::string, Activations> Model::activations(const int32_t* tokens, int
                                                       bool process_output, Monitor& monitor) {
   const AbortGuard guard;
   decoder_.reset();  // two contexts at once would double the memory
-  // As many chunks together as upstream's tool takes: its sums are float32, and their order decides the digits.
+  // As many chunks together as upstream's tool takes: its sums are float32, and their order decides the
+  // digits.
   const int64_t n_seq = std::min(n_chunks, std::max<int64_t>(1, imatrix_batch / n_ctx));
   ActivationCollector collector(process_output);
   Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, ActivationCollector::on_node, &collector);

@@ -15,10 +15,10 @@
 namespace mqn {
 
 struct LoadOptions {
-  std::vector<std::string> paths;     // one GGUF, or all parts of a split one in order
-  int n_gpu_layers = 0;               // layers on GPU devices; negative: all
-  std::vector<std::string> devices;   // names of the GPU devices to use; empty: all
-  bool extra_buffers = false;         // repack weights as stock llama.cpp does; such tensors cannot be swapped
+  std::vector<std::string> paths;    // one GGUF, or all parts of a split one in order
+  int n_gpu_layers = 0;              // layers on GPU devices; negative: all
+  std::vector<std::string> devices;  // names of the GPU devices to use; empty: all
+  bool extra_buffers = false;        // repack weights as stock llama.cpp does; such tensors cannot be swapped
   int n_threads = 1;
 };
 
@@ -89,7 +89,8 @@ class Model {
                                                  bool process_output, Monitor& monitor);
 
   // Encodes the tensor's original weights as type. Throws as quantize() does.
-  std::shared_ptr<Variant> encode(const std::string& name, ggml_type type, const float* imatrix, Monitor& monitor);
+  std::shared_ptr<Variant> encode(const std::string& name, ggml_type type, const float* imatrix,
+                                  Monitor& monitor);
   // The same from blocks that were encoded before.
   std::shared_ptr<Variant> variant(const std::string& name, ggml_type type, const void* bytes, size_t size);
 

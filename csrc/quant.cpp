@@ -51,7 +51,8 @@ void require_finite(const Matrices& src, int64_t first, int64_t n, const float* 
       const int64_t slice = (first + r) / src.n_rows;
       const int64_t row = (first + r) % src.n_rows;
       throw Error(ErrorKind::non_finite,
-                  "row " + std::to_string(row) + (src.n_slices > 1 ? " of slice " + std::to_string(slice) : "") +
+                  "row " + std::to_string(row) +
+                      (src.n_slices > 1 ? " of slice " + std::to_string(slice) : "") +
                       " holds a NaN or an infinity; the source weights are damaged",
                   {{"row", row}, {"slice", slice}});
     }
@@ -93,8 +94,9 @@ void check_target(const Matrices& src, ggml_type dst_type, const float* imatrix)
   row_bytes(dst_type, src.n_per_row);
   if (imatrix == nullptr) {
     if (ggml_quantize_requires_imatrix(dst_type)) {
-      throw Error(ErrorKind::imatrix,
-                  type_name(dst_type) + " needs importances, and there are none; pass an imatrix or another type");
+      throw Error(
+          ErrorKind::imatrix,
+          type_name(dst_type) + " needs importances, and there are none; pass an imatrix or another type");
     }
     return;
   }

@@ -29,7 +29,8 @@ void read_row(const Matrices& src, int64_t row, float* out);
 // Encodes all rows of src as dst_type into dst (total_rows * row_bytes(dst_type) bytes).
 // imatrix: null, or n_slices * n_per_row importances, finite and >= 0; slice e uses its own n_per_row.
 // Bytes equal llama_model_quantize's and do not depend on n_threads. Progress counts weights.
-// Throws unsupported_type, imatrix, non_finite, quantize (blocks that fail ggml_validate_row_data), cancelled.
+// Throws unsupported_type, imatrix, non_finite, quantize (blocks that fail ggml_validate_row_data),
+// cancelled.
 void quantize(const Matrices& src, ggml_type dst_type, void* dst, const float* imatrix, int n_threads,
               Monitor& monitor);
 

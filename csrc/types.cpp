@@ -103,7 +103,8 @@ void prepare_encoders(const std::vector<int>& ids, int n_threads) {
   std::vector<ggml_type> missing;
   for (const int id : ids) {
     const ggml_type table = table_of(id);
-    const bool known = std::count(built.begin(), built.end(), table) + std::count(missing.begin(), missing.end(), table) > 0;
+    const bool known =
+        std::count(built.begin(), built.end(), table) + std::count(missing.begin(), missing.end(), table) > 0;
     if (table != GGML_TYPE_COUNT && !known) {
       missing.push_back(table);
     }

@@ -22,8 +22,8 @@ std::vector<TypeInfo> type_table();
 
 std::string type_name(int id);
 
-// Whether ggml_quantize_chunk writes the type. ggml keeps no such list, but it has a decoder for exactly these
-// types and F32; a test asks the encoder itself.
+// Whether ggml_quantize_chunk writes the type. ggml keeps no such list, but it has a decoder for exactly
+// these types and F32; a test asks the encoder itself.
 bool has_encoder(int id);
 
 // Whether importances change the bytes, found by encoding one row with two opposite sets of them.

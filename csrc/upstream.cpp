@@ -180,7 +180,8 @@ std::map<std::string, int> upstream_plan(const std::string& input, const Quantiz
   return std::move(log.types);
 }
 
-std::vector<bool> allows_quantization(const std::string& architecture, const std::vector<TensorShape>& tensors) {
+std::vector<bool> allows_quantization(const std::string& architecture,
+                                      const std::vector<TensorShape>& tensors) {
   ensure_backend();
   const AbortGuard guard;
   llama_quant_model_desc desc{};

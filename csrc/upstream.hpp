@@ -12,8 +12,8 @@
 namespace mqn {
 
 struct QuantizeOptions {
-  int ftype = 0;         // llama_ftype
-  bool pure = false;     // every tensor to the ftype's type, unless listed in types
+  int ftype = 0;      // llama_ftype
+  bool pure = false;  // every tensor to the ftype's type, unless listed in types
   bool allow_requantize = false;
   int n_threads = 1;
   // Exact tensor names and their ggml types.
@@ -37,7 +37,8 @@ struct TensorShape {
 };
 // Whether llama-quantize may change each tensor of a model of this architecture. Throws model_load for an
 // architecture that llama.cpp does not know.
-std::vector<bool> allows_quantization(const std::string& architecture, const std::vector<TensorShape>& tensors);
+std::vector<bool> allows_quantization(const std::string& architecture,
+                                      const std::vector<TensorShape>& tensors);
 
 struct Preset {
   int ftype;

@@ -123,10 +123,10 @@ std::shared_ptr<Variant> Model::new_variant(const std::string& name, ggml_type t
                 {{"tensor", name}, {"reason", std::string("repacked")}});
   }
   if (!allows_quantization(model_.get(), where.front())) {
-    throw Error(ErrorKind::unsupported_type,
-                name + " is a tensor that llama.cpp never quantizes; leave it at " +
-                    type_name(where.front()->type),
-                {{"tensor", name}, {"qtype", type_name(type)}, {"reason", std::string("never quantized")}});
+    throw Error(
+        ErrorKind::unsupported_type,
+        name + " is a tensor that llama.cpp never quantizes; leave it at " + type_name(where.front()->type),
+        {{"tensor", name}, {"qtype", type_name(type)}, {"reason", std::string("never quantized")}});
   }
   row_bytes(type, where.front()->ne[0]);
   return std::make_shared<Variant>(name, type, where);
@@ -149,14 +149,16 @@ std::shared_ptr<Variant> Model::encode(const std::string& name, ggml_type type, 
   return variant;
 }
 
-std::shared_ptr<Variant> Model::variant(const std::string& name, ggml_type type, const void* bytes, size_t size) {
+std::shared_ptr<Variant> Model::variant(const std::string& name, ggml_type type, const void* bytes,
+                                        size_t size) {
   const AbortGuard guard;
   std::shared_ptr<Variant> variant = new_variant(name, type);
   if (size != variant->size_bytes()) {
-    throw Error(ErrorKind::shape,
-                name + " as " + type_name(type) + " takes " + std::to_string(variant->size_bytes()) +
-                    " bytes, but " + std::to_string(size) + " were given",
-                {{"expected", static_cast<int64_t>(variant->size_bytes())}, {"got", static_cast<int64_t>(size)}});
+    throw Error(
+        ErrorKind::shape,
+        name + " as " + type_name(type) + " takes " + std::to_string(variant->size_bytes()) + " bytes, but " +
+            std::to_string(size) + " were given",
+        {{"expected", static_cast<int64_t>(variant->size_bytes())}, {"got", static_cast<int64_t>(size)}});
   }
   if (!ggml_validate_row_data(type, bytes, size)) {
     throw Error(ErrorKind::quantize, "the blocks given for " + name + " are not valid " + type_name(type),

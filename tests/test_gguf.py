@@ -125,9 +125,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("alignment", [None, 8, 32, 64, 4096])
-def test_our_file_equals_the_gguf_packages_byte_for_byte(
-    tmp_path: Path, alignment: int | None
-) -> None:
+def test_our_file_equals_the_gguf_packages_byte_for_byte(tmp_path: Path, alignment: int | None) -> None:
     metadata = dict(METADATA)
     if alignment is not None:
         metadata["general.alignment"] = MetaValue.u32(alignment)
@@ -169,8 +167,7 @@ def test_the_gguf_package_reads_our_file(model: Path) -> None:
 def test_what_is_read_and_written_again_is_the_same_file(model: Path, tmp_path: Path) -> None:
     with GGUFFile.open(model) as file:
         tensors = {
-            name: (info.shape, info.qtype, file.data(name).tobytes())
-            for name, info in file.tensors.items()
+            name: (info.shape, info.qtype, file.data(name).tobytes()) for name, info in file.tensors.items()
         }
         write_ours(tmp_path / "again.gguf", dict(file.metadata), tensors)
     assert (tmp_path / "again.gguf").read_bytes() == model.read_bytes()
@@ -245,9 +242,7 @@ def test_sizes_count_what_they_say(model: Path) -> None:
         ((64, 3, 5, 2), (10, 3, 64)),
     ],
 )
-def test_a_tensor_knows_its_rows_and_slices(
-    shape: tuple[int, ...], matrix: tuple[int, int, int]
-) -> None:
+def test_a_tensor_knows_its_rows_and_slices(shape: tuple[int, ...], matrix: tuple[int, int, int]) -> None:
     info = TensorInfo("w", shape, qtype("Q8_0"), 0, 0, Path("x"))
     assert info.matrix_shape == matrix
     assert info.n_rows == matrix[0] * matrix[1]
@@ -624,9 +619,7 @@ def test_an_alignment_must_be_announced() -> None:
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 5])
-def test_a_tensor_with_the_wrong_number_of_bytes_stops_the_write(
-    tmp_path: Path, n_bytes: int
-) -> None:
+def test_a_tensor_with_the_wrong_number_of_bytes_stops_the_write(tmp_path: Path, n_bytes: int) -> None:
     layout = GGUFLayout.plan({}, [("w", (1,), qtype("F32"))])
 
     def write_tensor(slot: TensorSlot, out: BinaryIO) -> None:

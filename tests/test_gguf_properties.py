@@ -98,9 +98,9 @@ def test_what_is_planned_and_written_is_read_back(
             assert list(file.metadata.items()) == list(metadata.items())
             assert file.alignment == alignment
             infos = list(file.tensors.values())
-            assert [
-                TensorSlot(i.name, i.shape, i.qtype, i.offset, i.size_bytes) for i in infos
-            ] == list(layout.slots)
+            assert [TensorSlot(i.name, i.shape, i.qtype, i.offset, i.size_bytes) for i in infos] == list(
+                layout.slots
+            )
             for (name, shape, kind), info in zip(wanted, infos, strict=True):
                 assert (info.name, info.shape) == (name, stored_shape(shape))
                 assert info.size_bytes * 8 == math.prod(shape) * kind.bpw

@@ -124,18 +124,12 @@ CASES: dict[str, Case] = {
     "a reversed magic": Case(replace(GOOD, magic=b"FUGG").encode(), "big-endian"),
     "a big-endian file": Case(swapped_ends(), "big-endian", offset=4),
     "version 0": Case(replace(GOOD, version=bytes(4)).encode(), "version 0", offset=4),
-    "version 1": Case(
-        replace(GOOD, version=struct.pack("<I", 1)).encode(), "version 1, no longer", offset=4
-    ),
+    "version 1": Case(replace(GOOD, version=struct.pack("<I", 1)).encode(), "version 1, no longer", offset=4),
     "version 4": Case(replace(GOOD, version=struct.pack("<I", 4)).encode(), "version 4", offset=4),
     "only magic and version": Case(GOOD.encode()[:8], "truncated", offset=8),
     # counts
-    "an absurd number of tensors": Case(
-        replace(GOOD, n_tensors=HUGE).encode(), "tensor count", offset=8
-    ),
-    "a negative number of tensors": Case(
-        replace(GOOD, n_tensors=2**63).encode(), "tensor count", offset=8
-    ),
+    "an absurd number of tensors": Case(replace(GOOD, n_tensors=HUGE).encode(), "tensor count", offset=8),
+    "a negative number of tensors": Case(replace(GOOD, n_tensors=2**63).encode(), "tensor count", offset=8),
     "an absurd number of keys": Case(replace(GOOD, n_keys=HUGE).encode(), "key count", offset=16),
     "more keys than supported": Case(
         replace(GOOD, n_keys=MAX_KEYS + 1, data_bytes=16 * MAX_KEYS).encode(), "at most", offset=16
@@ -150,26 +144,16 @@ CASES: dict[str, Case] = {
     ),
     # keys
     "an empty key": Case(with_pair(pair(b"", U8, b"\0")).encode(), "key is empty", key=""),
-    "a key with a zero byte": Case(
-        with_pair(pair(b"a\0b", U8, b"\0")).encode(), "zero byte", key="a\0b"
-    ),
+    "a key with a zero byte": Case(with_pair(pair(b"a\0b", U8, b"\0")).encode(), "zero byte", key="a\0b"),
     "a key that is too long": Case(
         with_pair(pair(b"k" * 65536, U8, b"\0")).encode(), "65536 bytes", key="k" * 65536
     ),
-    "a key that is longer than the file": Case(
-        with_pair(text(b"k", length=2**40)).encode(), "key 4 needs"
-    ),
+    "a key that is longer than the file": Case(with_pair(text(b"k", length=2**40)).encode(), "key 4 needs"),
     "a key of absurd length": Case(with_pair(text(b"k", length=HUGE)).encode(), "key 4 needs"),
-    "a key twice": Case(
-        with_pair(pair(b"count", U32, bytes(4))).encode(), "occurs twice", key="count"
-    ),
+    "a key twice": Case(with_pair(pair(b"count", U32, bytes(4))).encode(), "occurs twice", key="count"),
     # values
-    "an unknown value type": Case(
-        with_pair(pair(b"x", 13, bytes(8))).encode(), "value type is 13", key="x"
-    ),
-    "a negative value type": Case(
-        with_pair(pair(b"x", -1, bytes(8))).encode(), "value type is -1", key="x"
-    ),
+    "an unknown value type": Case(with_pair(pair(b"x", 13, bytes(8))).encode(), "value type is 13", key="x"),
+    "a negative value type": Case(with_pair(pair(b"x", -1, bytes(8))).encode(), "value type is -1", key="x"),
     "an unknown element type": Case(
         with_pair(pair(b"x", ARRAY, array(99, 1, b"\0"))).encode(), "element type is 99", key="x"
     ),
@@ -219,33 +203,23 @@ CASES: dict[str, Case] = {
         key="general.alignment",
     ),
     # tensor names
-    "a name of 64 bytes": Case(
-        with_tensor(Tensor(name=b"n" * 64)).encode(), "64 bytes", tensor="n" * 64
-    ),
+    "a name of 64 bytes": Case(with_tensor(Tensor(name=b"n" * 64)).encode(), "64 bytes", tensor="n" * 64),
     "a name of absurd length": Case(
         GOOD.header().replace(text(b"w") + b"\x02", text(b"w", HUGE) + b"\x02"), "tensor name"
     ),
     "an empty name": Case(with_tensor(Tensor(name=b"")).encode(), "name is empty", tensor=""),
-    "a name with a zero byte": Case(
-        with_tensor(Tensor(name=b"w\0x")).encode(), "zero byte", tensor="w\0x"
-    ),
+    "a name with a zero byte": Case(with_tensor(Tensor(name=b"w\0x")).encode(), "zero byte", tensor="w\0x"),
     "a name twice": Case(
         replace(GOOD, tensors=(Tensor(), Tensor(offset=256))).encode(), "occurs twice", tensor="w"
     ),
     # shapes
     "no dimension": Case(with_tensor(Tensor(dims=())).encode(), "0 dimensions", tensor="w"),
-    "five dimensions": Case(
-        with_tensor(Tensor(dims=(1, 1, 1, 1, 1))).encode(), "5 dimensions", tensor="w"
-    ),
+    "five dimensions": Case(with_tensor(Tensor(dims=(1, 1, 1, 1, 1))).encode(), "5 dimensions", tensor="w"),
     "four billion dimensions": Case(
         with_tensor(Tensor(n_dims=2**32 - 1)).encode(), "4294967295 dimensions", tensor="w"
     ),
-    "a dimension of 0": Case(
-        with_tensor(Tensor(dims=(32, 0))).encode(), "dimension 1 is 0", tensor="w"
-    ),
-    "a row length of 0": Case(
-        with_tensor(Tensor(dims=(0,))).encode(), "dimension 0 is 0", tensor="w"
-    ),
+    "a dimension of 0": Case(with_tensor(Tensor(dims=(32, 0))).encode(), "dimension 1 is 0", tensor="w"),
+    "a row length of 0": Case(with_tensor(Tensor(dims=(0,))).encode(), "dimension 0 is 0", tensor="w"),
     "a negative dimension": Case(
         with_tensor(Tensor(dims=(-32, -2))).encode(), "dimension 0 is -32", tensor="w"
     ),
@@ -262,16 +236,12 @@ CASES: dict[str, Case] = {
     "an unknown type": Case(with_tensor(Tensor(kind=1000)).encode(), "type id 1000", tensor="w"),
     "a negative type": Case(with_tensor(Tensor(kind=-1)).encode(), "type id -1", tensor="w"),
     "the removed type Q4_2": Case(with_tensor(Tensor(kind=4)).encode(), "type id 4", tensor="w"),
-    "the removed type Q4_0_4_4": Case(
-        with_tensor(Tensor(kind=31)).encode(), "type id 31", tensor="w"
-    ),
+    "the removed type Q4_0_4_4": Case(with_tensor(Tensor(kind=31)).encode(), "type id 31", tensor="w"),
     "half a block per row": Case(
         with_tensor(Tensor(dims=(48, 2), kind=Q8_0)).encode(), "blocks of 32", tensor="w"
     ),
     # places
-    "an unaligned offset": Case(
-        with_tensor(Tensor(offset=4)).encode(), "multiples of 32", tensor="w"
-    ),
+    "an unaligned offset": Case(with_tensor(Tensor(offset=4)).encode(), "multiples of 32", tensor="w"),
     "a first tensor that leaves a gap": Case(
         with_tensor(Tensor(offset=32), 512).encode(), "leaves a gap", tensor="w"
     ),
@@ -288,9 +258,7 @@ CASES: dict[str, Case] = {
     "two tensors in one place": Case(
         replace(GOOD, tensors=(Tensor(), Tensor(b"v"))).encode(), "overlaps", tensor="v"
     ),
-    "an absurd offset": Case(
-        with_tensor(Tensor(offset=HUGE - 31)).encode(), "leaves a gap", tensor="w"
-    ),
+    "an absurd offset": Case(with_tensor(Tensor(offset=HUGE - 31)).encode(), "leaves a gap", tensor="w"),
     # the end of the file
     "one byte of data missing": Case(GOOD.encode()[:-1], "truncated", tensor="v"),
     "data that ends after the first tensor": Case(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import gguf
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from mqnative.errors import ImatrixError, OutputExistsError
 from mqnative.formats.gguf import MetaType, MetaValue
-from mqnative.formats.gguf_writer import GGUFLayout, write_gguf
+from mqnative.formats.gguf_writer import GGUFLayout, TensorSlot, write_gguf
 from mqnative.formats.imatrix import Imatrix, ImatrixEntry, read_imatrix, write_imatrix
 from mqnative.formats.qtypes import qtype
 
@@ -63,7 +64,11 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     }
     f32 = qtype("F32")
     layout = GGUFLayout.plan(metadata, [(n, a.shape[::-1], f32) for n, a in tensors.items()])
-    write_gguf(path, layout, lambda slot, out: out.write(tensors[slot.name].tobytes()) and None)
+
+    def write_tensor(slot: TensorSlot, out: BinaryIO) -> None:
+        out.write(tensors[slot.name].tobytes())
+
+    write_gguf(path, layout, write_tensor)
 
 
 def same(a: Imatrix, b: Imatrix) -> bool:
@@ -175,9 +180,7 @@ def test_an_entry_cannot_hold(change: dict[str, np.ndarray]) -> None:
 
 
 def test_gguf_round_trips_everything(tmp_path: Path) -> None:
-    original = imatrix(
-        dense=entry(sums=np.linspace(-3, 3, 8)[np.newaxis]), experts=entry(4, seed=2)
-    )
+    original = imatrix(dense=entry(sums=np.linspace(-3, 3, 8)[np.newaxis]), experts=entry(4, seed=2))
     write_imatrix(tmp_path / "i.gguf", original)
     assert same(read_imatrix(tmp_path / "i.gguf"), original)
 
@@ -382,9 +385,7 @@ def test_a_shared_count_is_broadcast_when_the_other_side_counts_per_slice() -> N
 
 
 @pytest.mark.parametrize("legacy_first", [True, False])
-def test_legacy_counts_become_tokens_when_merged_with_gguf(
-    tmp_path: Path, legacy_first: bool
-) -> None:
+def test_legacy_counts_become_tokens_when_merged_with_gguf(tmp_path: Path, legacy_first: bool) -> None:
     (tmp_path / "a.dat").write_bytes(legacy_bytes([(EXPERTS, 3, [1.0] * 32)]))
     legacy = read_imatrix(tmp_path / "a.dat")
     modern = imatrix(experts=entry(4, counts=np.array([1, 2, 3, 4])))
@@ -439,9 +440,7 @@ def test_the_content_hash_sees_every_value() -> None:
 
 def test_the_content_hash_is_the_same_on_every_machine() -> None:
     fixed = Imatrix({"w": ImatrixEntry(np.array([[1, 2]]), np.array([3]))})
-    assert (
-        fixed.content_hash() == "116ee753e034cce8228e53e34616895c8499b1c9f5f8d0a16c4157025fc8ab25"
-    )
+    assert fixed.content_hash() == "116ee753e034cce8228e53e34616895c8499b1c9f5f8d0a16c4157025fc8ab25"
 
 
 def test_an_imatrix_can_be_sent_to_another_process() -> None:

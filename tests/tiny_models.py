@@ -118,9 +118,7 @@ class TinyModels:
 
     def _write(self, stem: str, model: tuple[dict[str, MetaValue], Tensors]) -> Path:
         metadata, tensors = model
-        return write_model(
-            self.folder / f"{stem}.gguf", {**metadata, **tokenizer_metadata()}, tensors
-        )
+        return write_model(self.folder / f"{stem}.gguf", {**metadata, **tokenizer_metadata()}, tensors)
 
 
 SLIDING_WINDOW = 16
@@ -129,10 +127,9 @@ N_EXPERT, N_EXPERT_USED, N_FF_EXPERT = 8, 2, 256
 _HEAD_DIM = 64
 
 
-def _common(arch: str, **numbers: int | float) -> dict[str, MetaValue]:
+def _common(arch: str, **numbers: float) -> dict[str, MetaValue]:
     values = {
-        key: MetaValue.f32(n) if isinstance(n, float) else MetaValue.u32(n)
-        for key, n in numbers.items()
+        key: MetaValue.f32(n) if isinstance(n, float) else MetaValue.u32(n) for key, n in numbers.items()
     }
     return {
         "general.architecture": MetaValue.string(arch),
@@ -155,9 +152,7 @@ def _attention(
     }
 
 
-def _feed_forward(
-    rng: np.random.Generator, layer: int, n_embd: int, n_ff: int, kind: str
-) -> Tensors:
+def _feed_forward(rng: np.random.Generator, layer: int, n_embd: int, n_ff: int, kind: str) -> Tensors:
     blk = f"blk.{layer}."
     return {
         f"{blk}ffn_gate.weight": (heavy_tailed(rng, n_ff, n_embd), kind),
@@ -315,7 +310,5 @@ def _write_split(stem: Path) -> Path:
             def write_tensor(slot: TensorSlot, out: BinaryIO) -> None:
                 out.write(file.data(slot.name).tobytes())
 
-            write_gguf(
-                stem.with_name(split_name(stem.name, part, SPLIT_PARTS)), layout, write_tensor
-            )
+            write_gguf(stem.with_name(split_name(stem.name, part, SPLIT_PARTS)), layout, write_tensor)
     return stem.with_name(split_name(stem.name, 0, SPLIT_PARTS))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mqnative.formats.qtypes import QType, all_types, qtype
     from mqnative.formats.recipe import Recipe, read_recipe, write_recipe
     from mqnative.measure.corpus import Corpus, read_text
-    from mqnative.measure.evaluate import compare_models, evaluate
+    from mqnative.measure.evaluate import Evaluation, evaluate
     from mqnative.measure.imatrix import collect_imatrix
 
 _HOME = {
@@ -56,7 +56,7 @@ _HOME = {
     "write_recipe": "formats.recipe",
     "Corpus": "measure.corpus",
     "read_text": "measure.corpus",
-    "compare_models": "measure.evaluate",
+    "Evaluation": "measure.evaluate",
     "evaluate": "measure.evaluate",
     "collect_imatrix": "measure.imatrix",
 }

@@ -7,6 +7,7 @@ these classes too.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 
@@ -24,7 +25,7 @@ class MQNativeError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init_subclass__(cls) -> None:
-        annotated = cls.__dict__.get("__annotations__", {})
+        annotated = inspect.get_annotations(cls)
         own = tuple(n for n in annotated if n not in (*cls.fields, "fields", "exit_code"))
         cls.fields = cls.fields + own
 

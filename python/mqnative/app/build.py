@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=PATH, help="Where to write the model.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
 @click.option("--allow-requantize", is_flag=True, help="Accept a source that is quantized already.")
-@click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Default: every usable processor.")
+@click.option(
+    "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Default: every usable processor."
+)
 @force_option
 @json_option
 def build(
@@ -47,7 +49,8 @@ def build(
 ) -> None:
     """Write MODEL with a type for every tensor, as llama-quantize would, byte for byte.
 
-    The planned size is the written size. An output that the same inputs made is reported again, not rewritten.
+    The planned size is the written size. An output that the same inputs made is reported again, not
+    rewritten.
     """
     if sum(x is not None for x in (recipe_path, preset, tensor_type_file)) != 1:
         raise click.UsageError("give exactly one of --recipe, --preset and --tensor-type-file")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import sys
 from types import FrameType
@@ -62,7 +63,12 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
 )
 def cli() -> None:
     """Find, build and prove the best mixed-precision GGUF for a size.
@@ -94,7 +100,8 @@ def run(arguments: list[str]) -> int:
         return OperationCancelled.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`mqnative inspect ... | head`); there is no one to tell.
-        sys.stdout = None  # type: ignore[assignment]  # the interpreter would try to flush it
+        # The interpreter would try to flush it on exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MQNativeError as error:
         if "--json" in arguments:

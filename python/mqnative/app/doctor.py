@@ -30,7 +30,8 @@ def doctor(as_json: bool) -> None:
         out.print(facts_table(f"device {device['name']}", _device_facts(device)))
     if info["cpu_unused"]:
         out.print(
-            f"\nThis processor also has {', '.join(info['cpu_unused'])}, which this portable build does not use.\n"
+            f"\nThis processor also has {', '.join(info['cpu_unused'])}, "
+            "which this portable build does not use.\n"
             "A build tuned for this machine: pip install . -C cmake.define.GGML_NATIVE=ON"
         )
 
@@ -50,8 +51,9 @@ def _build_facts(info: dict[str, Any]) -> dict[str, object]:
 def _device_facts(device: dict[str, Any]) -> dict[str, object]:
     from mqnative.app.output import size_text
 
+    free, total = size_text(device["memory_free_bytes"]), size_text(device["memory_total_bytes"])
     return {
         "what": f"{device['description']} ({device['kind']})",
-        "memory": f"{size_text(device['memory_free_bytes'])} free of {size_text(device['memory_total_bytes'])}",
+        "memory": f"{free} free of {total}",
         "multiplies": " ".join(device["matmul_types"]),
     }

@@ -61,7 +61,9 @@ def evaluate_command(
         monitor = stack.enter_context(ProgressMonitor())
 
         def load(path: Path) -> Model:
-            loaded = Model(path, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor)
+            loaded = Model(
+                path, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor
+            )
             return stack.enter_context(loaded)
 
         candidate = load(model)
@@ -85,13 +87,15 @@ def _print(model: Path, e: Evaluation) -> None:
         "PPL": f"{with_error(e.ppl, e.ppl_se)}   95 % {e.ppl_ci95[0]:.4f} .. {e.ppl_ci95[1]:.4f}",
     }
     if e.kld_mean is not None and e.kld_ci95 is not None:
+        low, high = e.kld_ci95
         shown |= {
             "PPL of the reference": f"{e.ppl_ref:.4f}",
             "PPL ratio": with_error(e.ppl_ratio or 0.0, e.ppl_ratio_se or 0.0, 6),
             "correlation of ln PPL": f"{100 * (e.ppl_cor_ln or 0.0):.3f} %",
-            "KLD": f"{with_error(e.kld_mean, e.kld_se or 0.0, 6)}   95 % {e.kld_ci95[0]:.6f} .. {e.kld_ci95[1]:.6f}",
+            "KLD": f"{with_error(e.kld_mean, e.kld_se or 0.0, 6)}   95 % {low:.6f} .. {high:.6f}",
             "KLD median": f"{e.kld_median:.6f}",
             "KLD 90 % / 99 % / max": f"{e.kld_p90:.6f} / {e.kld_p99:.6f} / {e.kld_max:.6f}",
-            "same top token": f"{with_error(100 * (e.top1_agreement or 0), 100 * (e.top1_agreement_se or 0), 2)} %",
+            "same top token": with_error(100 * (e.top1_agreement or 0), 100 * (e.top1_agreement_se or 0), 2)
+            + " %",
         }
     console().print(facts_table(f"{model} ({e.mode})", shown))

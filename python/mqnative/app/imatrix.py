@@ -26,7 +26,9 @@ from mqnative.app.options import (
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where to write it.")
 @ctx_option
 @chunks_option
-@click.option("--process-output/--no-process-output", default=True, help="Measure the output head too (default).")
+@click.option(
+    "--process-output/--no-process-output", default=True, help="Measure the output head too (default)."
+)
 @click.option("--legacy", is_flag=True, help="Write the older .dat form that ik_llama.cpp reads.")
 @compute_options
 @force_option
@@ -60,7 +62,9 @@ def imatrix(
     read_text(text)
     with (
         ProgressMonitor() as monitor,
-        Model(model, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor) as loaded,
+        Model(
+            model, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor
+        ) as loaded,
     ):
         corpus = read_corpus(loaded, text, n_ctx=n_ctx)
         corpus = corpus if chunks is None else corpus.head(chunks)

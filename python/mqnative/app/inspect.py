@@ -126,5 +126,7 @@ def _tensor_table(tensors: list[dict[str, Any]]) -> Table:
     table.add_column("quantizable")
     for t in tensors:
         verdict = {True: "yes", False: "no", None: "?"}[t["quantizable"]]
-        table.add_row(t["name"], " x ".join(map(str, t["shape"])), t["type"], size_text(t["size_bytes"]), verdict)
+        table.add_row(
+            t["name"], " x ".join(map(str, t["shape"])), t["type"], size_text(t["size_bytes"]), verdict
+        )
     return table

@@ -12,14 +12,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
-class Chunks(click.ParamType):
+class Chunks(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
     """``all`` or a positive number; ``all`` becomes None."""
 
     name = "N|all"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """Parse."""
         if value in (None, "all"):
             return None
@@ -42,7 +40,9 @@ ctx_option = click.option(
 chunks_option = click.option(
     "--chunks", type=Chunks(), default="all", show_default=True, help="Use only the first N chunks."
 )
-imatrix_option = click.option("--imatrix", "imatrix_path", type=PATH, help="Importance matrix (GGUF or legacy).")
+imatrix_option = click.option(
+    "--imatrix", "imatrix_path", type=PATH, help="Importance matrix (GGUF or legacy)."
+)
 
 
 def compute_options(command: Command) -> Command:

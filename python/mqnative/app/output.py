@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _PLAIN_INTERVAL_S = 5.0
 
@@ -80,7 +83,7 @@ class ProgressMonitor:
         self._started = 0.0
         self._shown = 0.0
 
-    def __enter__(self) -> ProgressMonitor:
+    def __enter__(self) -> Self:
         if self._bars is not None:
             self._bars.start()
         return self
@@ -107,7 +110,8 @@ class ProgressMonitor:
             rate = done / elapsed
             left = (self._total - done) / rate if rate else 0.0
             click.echo(
-                f"{self._step}: {done}/{self._total} {self._unit}, {_rate(rate)}/s, {left:.0f} s left", err=True
+                f"{self._step}: {done}/{self._total} {self._unit}, {_rate(rate)}/s, {left:.0f} s left",
+                err=True,
             )
 
     def finish(self) -> None:

@@ -10,7 +10,16 @@ from mqnative.core.native import core, cpu_flags, usable_cpus
 from mqnative.formats.qtypes import types_by_id
 
 # Features that speed ggml up and that the portable build leaves out (ggml/CMakeLists.txt).
-_OPTIONAL = ("avx_vnni", "avx512f", "avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+_OPTIONAL = (
+    "avx_vnni",
+    "avx512f",
+    "avx512vbmi",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+)
 
 
 @dataclass(frozen=True)

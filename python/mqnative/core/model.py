@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from mqnative.core.quantize import progress
 from mqnative.errors import ModelLoadError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.qtypes import qtype, types_by_id
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -127,9 +130,7 @@ class Model:
         self.n_threads = n_threads or usable_cpus()
         monitor.start("load", _LOAD_STEPS, "per mille")
         try:
-            self._handle: Any = core().Model(
-                paths, layers, names, repack, self.n_threads, progress(monitor)
-            )
+            self._handle: Any = core().Model(paths, layers, names, repack, self.n_threads, progress(monitor))
         except ModelLoadError as error:
             reason = error.log.splitlines()[-1] if error.log else "no reason given"
             raise ModelLoadError(
@@ -140,7 +141,7 @@ class Model:
         monitor.finish()
         self.vocab = Vocab(**self._handle.info())
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

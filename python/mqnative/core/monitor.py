@@ -52,9 +52,7 @@ class CancelToken:
     def check(self, done: int = 0, total: int = 0) -> None:
         """Raise OperationCancelled once cancel() was called."""
         if self._event.is_set():
-            raise OperationCancelled(
-                f"cancelled after {done} of {total}", done=done, total=total
-            )
+            raise OperationCancelled(f"cancelled after {done} of {total}", done=done, total=total)
 
 
 @dataclass

@@ -91,9 +91,7 @@ def override_types(model: str | Path, types: Mapping[str, str]) -> dict[str, str
     return _plan(model, preset("Q8_0"), types, with_imatrix=True)
 
 
-def _plan(
-    model: str | Path, p: Preset, types: Mapping[str, str], *, with_imatrix: bool
-) -> dict[str, str]:
+def _plan(model: str | Path, p: Preset, types: Mapping[str, str], *, with_imatrix: bool) -> dict[str, str]:
     with GGUFFile.open(model) as file:
         path = file.paths[0]
     # Upstream asks only whether there is an imatrix; its content plays no part in the choice.

@@ -152,7 +152,7 @@ def dequantize(
 
 def validate_blocks(blocks: npt.NDArray[np.uint8], target: QType) -> bool:
     """Whether the block scales are finite (ggml_validate_row_data)."""
-    return core().validate_rows(blocks, target.id)
+    return bool(core().validate_rows(blocks, target.id))
 
 
 def progress(monitor: Monitor) -> Any:
@@ -173,7 +173,8 @@ class RowErrors:
             max |d|, w q, q^2, v w q, v q^2, for weights w, their decoded copies q, d = q - w, importances v.
         w2, vw2: float64, shape (n_rows,): sums of w^2 and v w^2.
         n_per_row: weights per row.
-        histogram: uint64, shape (n_types, n_bins), counts of |d|; see `error_quantile`. None unless asked for.
+        histogram: uint64, shape (n_types, n_bins), counts of |d|, if asked for; see
+            `error_quantile`.
     """
 
     qtypes: tuple[str, ...]
@@ -235,15 +236,15 @@ def row_errors(
         progress(monitor),
     )
     monitor.finish()
-    fields = [np.ascontiguousarray(errors[:, :, i]) for i in range(errors.shape[2])]
+    names = ("d2", "vd2", "max_abs", "wq", "q2", "vwq", "vq2")
     return RowErrors(
-        tuple(t.name for t in wanted),
-        numbers,
-        *fields,
-        np.ascontiguousarray(norms[:, 0]),
-        np.ascontiguousarray(norms[:, 1]),
-        shape[2],
-        bins if histogram else None,
+        qtypes=tuple(t.name for t in wanted),
+        rows=numbers,
+        w2=np.ascontiguousarray(norms[:, 0]),
+        vw2=np.ascontiguousarray(norms[:, 1]),
+        n_per_row=shape[2],
+        histogram=bins if histogram else None,
+        **{name: np.ascontiguousarray(errors[:, :, i]) for i, name in enumerate(names)},
     )
 
 
@@ -310,7 +311,7 @@ def _summary(e: RowErrors, i: int, v_total: float, quantiles: Sequence[float]) -
 
 
 def _ratio(a: float, b: float) -> float:
-    """a / b; 0 / 0 is 0, so that an all-zero tensor loses nothing."""
+    """A / b; 0 / 0 is 0, so that an all-zero tensor loses nothing."""
     return float(a / b) if b else 0.0
 
 

@@ -55,9 +55,7 @@ class GGUFFile:
         file_bytes: size of all files together.
     """
 
-    def __init__(
-        self, paths: tuple[Path, ...], maps: list[mmap.mmap], headers: list[Header]
-    ) -> None:
+    def __init__(self, paths: tuple[Path, ...], maps: list[mmap.mmap], headers: list[Header]) -> None:
         """Join files that were mapped and parsed; ``open`` does both."""
         first = headers[0]
         self.path = paths[0]

@@ -237,9 +237,7 @@ def _placed(cursor: Cursor, infos: list[_StoredInfo], alignment: int) -> dict[st
                 "it is truncated, download or copy it again",
                 offset=info.at,
             )
-        tensors[info.name] = TensorInfo(
-            info.name, info.shape, info.qtype, begin, size_bytes, cursor.path
-        )
+        tensors[info.name] = TensorInfo(info.name, info.shape, info.qtype, begin, size_bytes, cursor.path)
         expected += padded(size_bytes, alignment)
     return tensors
 

@@ -124,9 +124,7 @@ def _alignment(metadata: Mapping[str, MetaValue], wanted: int | None) -> int:
     announced = DEFAULT_ALIGNMENT
     if stored is not None:
         if stored.type is not MetaType.U32 or not isinstance(stored.value, int):
-            raise GGUFError(
-                f"{ALIGNMENT_KEY} is {stored.type.name}, use MetaValue.u32", key=ALIGNMENT_KEY
-            )
+            raise GGUFError(f"{ALIGNMENT_KEY} is {stored.type.name}, use MetaValue.u32", key=ALIGNMENT_KEY)
         announced = stored.value
     if wanted not in (None, announced):
         raise GGUFError(
@@ -152,8 +150,7 @@ def _place(
         end += padded(slot.size_bytes, alignment)
         if end > MAX_FILE_BYTES:
             raise GGUFError(
-                f"tensor {shown(name)} would end at {end}, beyond what a file can hold; "
-                "split the model",
+                f"tensor {shown(name)} would end at {end}, beyond what a file can hold; split the model",
                 tensor=name,
             )
     return list(slots.values()), end

@@ -76,10 +76,7 @@ def shape_fault(shape: tuple[int, ...]) -> str | None:
 def row_fault(shape: tuple[int, ...], qtype: QType) -> str | None:
     """Why rows of ``shape`` cannot be stored as ``qtype``."""
     if shape[0] % qtype.block:
-        return (
-            f"rows of {shape[0]} weights do not fill blocks of {qtype.block}, "
-            f"which {qtype.name} needs"
-        )
+        return f"rows of {shape[0]} weights do not fill blocks of {qtype.block}, which {qtype.name} needs"
     return None
 
 

@@ -30,9 +30,7 @@ def encode_text(text: object) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise GGUFError(
-            f"a string holds a lone surrogate at character {error.start}, remove it"
-        ) from error
+        raise GGUFError(f"a string holds a lone surrogate at character {error.start}, remove it") from error
 
 
 def encode_string(text: str) -> bytes:

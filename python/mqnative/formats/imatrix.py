@@ -45,12 +45,10 @@ def read_imatrix(path: str | Path) -> Imatrix:
             f"cannot read {path}: {error.strerror or error}; copy it to a place you may read",
             path=str(path),
         ) from error
-    raise ImatrixError(f"{path} is empty; make it again with llama-imatrix", path=str(path))
+    raise ImatrixError(f"{path} is empty; copy or make it again", path=str(path))
 
 
-def write_imatrix(
-    path: str | Path, imatrix: Imatrix, legacy: bool = False, force: bool = False
-) -> None:
+def write_imatrix(path: str | Path, imatrix: Imatrix, legacy: bool = False, force: bool = False) -> None:
     """Write an importance matrix, as GGUF or in the legacy form; equal matrices give equal bytes.
 
     GGUF counts tokens: counts that came from a legacy file, in chunks, are converted with the

@@ -73,8 +73,7 @@ class ImatrixEntry:
             sums = _float32(self.sums)
             if sums.shape != sum_squares.shape:
                 raise ImatrixError(
-                    f"expected signed sums of shape {sum_squares.shape} like the squares, "
-                    f"got {sums.shape}"
+                    f"expected signed sums of shape {sum_squares.shape} like the squares, got {sums.shape}"
                 )
             _check_values("sum", sums, signed=True)
             object.__setattr__(self, "sums", _frozen(sums))
@@ -255,14 +254,10 @@ def _add_entries(name: str, a: ImatrixEntry, b: ImatrixEntry) -> ImatrixEntry:
     return _entry_of(name, sum_squares, counts, sums)
 
 
-def _entry_of(
-    name: str, sum_squares: ArrayLike, counts: ArrayLike, sums: ArrayLike | None
-) -> ImatrixEntry:
+def _entry_of(name: str, sum_squares: ArrayLike, counts: ArrayLike, sums: ArrayLike | None) -> ImatrixEntry:
     """An entry computed from valid ones, whose only possible fault is an overflow."""
     try:
-        return ImatrixEntry(
-            _float32(sum_squares), _float32(counts), None if sums is None else _float32(sums)
-        )
+        return ImatrixEntry(_float32(sum_squares), _float32(counts), None if sums is None else _float32(sums))
     except ImatrixError as error:
         raise ImatrixError(
             f"the statistics of {name} outgrow 32-bit floats ({error.message}); "

@@ -80,7 +80,7 @@ class _Reader:
         if kind != "imatrix":
             raise self.error(
                 f"{_TYPE} is {kind!r}, expected 'imatrix'",
-                "give the output of llama-imatrix",
+                "give what `mqnative imatrix` or llama-imatrix wrote",
                 key=_TYPE,
             )
         datasets = self.datasets()
@@ -118,9 +118,7 @@ class _Reader:
         if info is None:
             raise self.error(f"tensor {name}{suffix} is missing beside its siblings", tensor=name)
         if info.qtype.name != "F32":
-            raise self.error(
-                f"tensor {name}{suffix} is {info.qtype.name}, expected F32", tensor=name
-            )
+            raise self.error(f"tensor {name}{suffix} is {info.qtype.name}, expected F32", tensor=name)
         array: F32Array = self.gguf.array(name + suffix)
         return array.reshape(-1, array.shape[-1])
 
@@ -141,7 +139,7 @@ class _Reader:
         if value is None:
             raise self.error(
                 f"the key {key} is missing, as in a model or a damaged file",
-                "give the output of llama-imatrix",
+                "give what `mqnative imatrix` or llama-imatrix wrote",
                 key=key,
             )
         return value
@@ -149,7 +147,7 @@ class _Reader:
     def error(
         self,
         problem: str,
-        way_out: str = "the file is damaged: make it again with llama-imatrix",
+        way_out: str = "the file is damaged: copy or make it again",
         *,
         key: str | None = None,
         tensor: str | None = None,

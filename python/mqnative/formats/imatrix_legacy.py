@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -104,14 +103,16 @@ class _Cursor:
             raise self.error(
                 "this is neither a GGUF file nor a legacy imatrix "
                 f"(its first four bytes would mean {n_entries} tensors)",
-                "give the output of llama-imatrix",
+                "give what `mqnative imatrix` or llama-imatrix wrote",
                 offset=0,
             )
         entries: dict[str, ImatrixEntry] = {}
-        for name, entry in self.entries(n_entries):
+        for index in range(n_entries):
+            start = self.offset
+            name = self.name(index)
             if name in entries:
-                raise self.error(f"tensor {name} appears twice", tensor=name)
-            entries[name] = entry
+                raise self.error(f"tensor {name} appears twice", offset=start, tensor=name)
+            entries[name] = self.entry(name)
         # The trailer came later than the format: it may be absent, or stop after the chunk count.
         chunk_count = self.count("number of chunks") if self.remaining else 0
         datasets: tuple[str, ...] = ()
@@ -122,24 +123,22 @@ class _Cursor:
             raise self.error(f"{self.remaining} bytes follow the end of the imatrix")
         return Imatrix(entries, tuple(filter(None, datasets)), chunk_count)
 
-    def entries(self, n_entries: int) -> Iterator[tuple[str, ImatrixEntry]]:
-        for index in range(n_entries):
-            name = self.name(index)
-            n_calls = self.count(f"number of chunks of {name}", tensor=name)
-            n_values = self.count(f"number of values of {name}", tensor=name)
-            if n_values == 0:
-                raise self.error(f"tensor {name} has no values", tensor=name)
-            values = self.take(4 * n_values, f"the values of {name}", tensor=name)
-            try:
-                yield (
-                    name,
-                    ImatrixEntry(
-                        sum_squares=np.frombuffer(values, dtype="<f4")[np.newaxis, :],
-                        counts=np.array([max(n_calls, 1)], dtype=np.float32),
-                    ),
-                )
-            except ImatrixError as error:
-                raise self.error(f"tensor {name}: {error.message}", tensor=name) from None
+    def entry(self, name: str) -> ImatrixEntry:
+        n_calls = self.count(f"number of chunks of {name}", tensor=name)
+        start = self.offset
+        n_values = self.count(f"number of values of {name}", tensor=name)
+        if n_values == 0:
+            raise self.error(f"tensor {name} has no values", offset=start, tensor=name)
+        start = self.offset
+        values = self.take(4 * n_values, f"the values of {name}", tensor=name)
+        try:
+            return ImatrixEntry(
+                sum_squares=np.frombuffer(values, dtype="<f4")[np.newaxis, :],
+                counts=np.array([max(n_calls, 1)], dtype=np.float32),
+            )
+        except ImatrixError as error:
+            problem = f"tensor {name}: {error.message}"
+            raise self.error(problem, offset=start, tensor=name) from None
 
     def name(self, index: int) -> str:
         start = self.offset
@@ -178,7 +177,7 @@ class _Cursor:
     def error(
         self,
         problem: str,
-        way_out: str = "the file is damaged: make it again with llama-imatrix",
+        way_out: str = "the file is damaged: copy or make it again",
         *,
         offset: int | None = None,
         tensor: str | None = None,

@@ -77,8 +77,7 @@ def type_name(name: str) -> str:
         problem = f"no tensor can be stored as {wanted}, which ggml uses for other purposes"
     else:
         problem = (
-            f"{name!r} is not a tensor type (presets such as Q4_K_M are mixes for a whole file, "
-            "not types)"
+            f"{name!r} is not a tensor type (presets such as Q4_K_M are mixes for a whole file, not types)"
         )
     stem = wanted.rpartition("_")[0]
     near = [stem] if stem in known else difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
@@ -118,9 +117,7 @@ def _chosen(name: str, qtype: str | None, path: str | None) -> str:
     return qtype
 
 
-def type_of(
-    name: str, *, rules: Iterable[Rule], exact: Mapping[str, str], base: str | None
-) -> str | None:
+def type_of(name: str, *, rules: Iterable[Rule], exact: Mapping[str, str], base: str | None) -> str | None:
     """The exact entry for ``name``, else the type of the first rule that matches, else ``base``."""
     if name in exact:
         return exact[name]

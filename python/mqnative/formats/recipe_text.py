@@ -36,7 +36,8 @@ def parse_recipe(text: str, path: str | None = None) -> Recipe:
     try:
         document = parse_document(text)
     except DocumentError as error:
-        raise _Reader(Document(None), path).error(error.problem, line=error.line) from None
+        at = () if error.key is None else (error.key,)
+        raise _Reader(Document(None), path).error(error.problem, at=at, line=error.line) from None
     return _Reader(document, path).recipe()
 
 
@@ -59,9 +60,7 @@ def format_recipe(recipe: Recipe, json: bool = False) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A sorting key that puts blk.2 before blk.10."""
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)
-    ]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 class _Reader:
@@ -73,9 +72,7 @@ class _Reader:
     def recipe(self) -> Recipe:
         data = self.document.data
         if not isinstance(data, dict) or "mqnative" not in data:
-            raise self.error(
-                "this is not a recipe", f"begin it with `mqnative: {VERSION}`", at=("mqnative",)
-            )
+            raise self.error("this is not a recipe", f"begin it with `mqnative: {VERSION}`", at=("mqnative",))
         if data["mqnative"] != VERSION:
             raise self.error(
                 f"the version is {data['mqnative']!r} and this program reads {VERSION!r}",
@@ -96,8 +93,7 @@ class _Reader:
                 for index, item in enumerate(self.section(data, "rules", list, "rules"))
             ),
             tensors={
-                name: self.type_at(qtype, ("tensors", name), tensor=name)
-                for name, qtype in tensors.items()
+                name: self.type_at(qtype, ("tensors", name), tensor=name) for name, qtype in tensors.items()
             },
             path=self.path,
             tensor_lines={
@@ -138,9 +134,7 @@ class _Reader:
 
     def type_at(self, value: Any, at: Path, tensor: str | None = None) -> str:
         if not isinstance(value, str):
-            raise self.error(
-                f"the type is {_kind(value)}", "write the name of a type, such as Q6_K", at=at
-            )
+            raise self.error(f"the type is {_kind(value)}", "write the name of a type, such as Q6_K", at=at)
         try:
             return type_name(value)
         except RecipeError as error:

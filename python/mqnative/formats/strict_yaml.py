@@ -77,9 +77,7 @@ def parse_document(text: str) -> Document:
             or a tag, has a key that is not text, or holds a value that JSON cannot express.
     """
     if len(text) > MAX_BYTES:
-        raise DocumentError(
-            f"it has {len(text)} characters and {MAX_BYTES} are allowed; shorten its notes"
-        )
+        raise DocumentError(f"it has {len(text)} characters and {MAX_BYTES} are allowed; shorten its notes")
     if text.lstrip().startswith("{"):
         return Document(plain(_parse_json(text)))
     return _parse_yaml(text)
@@ -132,18 +130,14 @@ def plain(value: Any, path: Path = ()) -> Any:
         return {_text(k, where): plain(item, (*path, k)) for k, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, (*path, index)) for index, item in enumerate(value)]
-    raise DocumentError(
-        f"{where} is a {type(value).__name__}; keep to text, numbers, lists and mappings"
-    )
+    raise DocumentError(f"{where} is a {type(value).__name__}; keep to text, numbers, lists and mappings")
 
 
 def _text(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DocumentError(
-            f"{where} holds half a character (a lone surrogate); remove it"
-        ) from None
+        raise DocumentError(f"{where} holds half a character (a lone surrogate); remove it") from None
     return str(text)
 
 
@@ -208,9 +202,7 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
         if not isinstance(key, str):
             raise DocumentError("a key is not text; put it in quotes", key_line)
         if key in result:
-            raise DocumentError(
-                f"the key {key!r} appears twice in one mapping; keep one", key_line, key
-            )
+            raise DocumentError(f"the key {key!r} appears twice in one mapping; keep one", key_line, key)
         at = (*path, key)
         result[key] = _build(value_node, at, lines)
         lines[at] = key_line
@@ -286,8 +278,11 @@ _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(_tag, _pattern, _first)
     _Dumper.add_implicit_resolver(_tag, _pattern, _first)
+_Dumper.add_representer(OneLine, lambda dumper, data: dumper.represent_mapping(_MAP, data, flow_style=True))
+# Double quotes escape what the other styles fold or lose, such as unusual line ends.
 _Dumper.add_representer(
-    OneLine, lambda dumper, data: dumper.represent_mapping(_MAP, data, flow_style=True)
+    str,
+    lambda dumper, data: dumper.represent_scalar(_STR, data, None if data.isprintable() else '"'),
 )
 _Dumper.add_representer(
     Quoted,

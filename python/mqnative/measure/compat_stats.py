@@ -1,7 +1,7 @@
 """Upstream's statistics of a KLD run, formula by formula.
 
-Source: tools/perplexity/perplexity.cpp, `kl_divergence`, at the pinned commit. Its uncertainties treat tokens as
-independent; ours (uncertainty.py) do not.
+Source: tools/perplexity/perplexity.cpp, `kl_divergence`, at the pinned commit. Its uncertainties treat
+tokens as independent; ours (uncertainty.py) do not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Perplexity and KL divergence of a model, with intervals: the figures that reports print.
 
-PPL = exp(mean NLL). KLD = D(reference || model), nats per token. Scored positions are upstream's: the second half
-of each chunk.
+PPL = exp(mean NLL). KLD = D(reference || model), nats per token. Scored positions are upstream's: the
+second half of each chunk.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def _compat(s: TokenScores, n_ctx: int) -> Evaluation:
     same = float(s.same_top.mean())
     both = ln_ppl.se * ln_ref.se
     return _with(
-        Evaluation("compat", s.n_tokens, len(s.nll), n_ctx, ppl, ppl * ln_ppl.se, _normal(ppl, ppl * ln_ppl.se)),
+        Evaluation(
+            "compat", s.n_tokens, len(s.nll), n_ctx, ppl, ppl * ln_ppl.se, _normal(ppl, ppl * ln_ppl.se)
+        ),
         ppl_ref=float(np.exp(ln_ref.mean)),
         ppl_ratio=float(np.exp(ln_ratio)),
         ppl_ratio_se=float(np.exp(ln_ratio)) * ln_ratio_se,

@@ -37,9 +37,7 @@ def collect_imatrix(
     """
     sums = model.activations(corpus.inputs, process_output=process_output, monitor=monitor)
     entries = {
-        name: ImatrixEntry(
-            a.sum_squares, a.counts.astype(np.float32), a.sums.astype(np.float32)
-        )
+        name: ImatrixEntry(a.sum_squares, a.counts.astype(np.float32), a.sums.astype(np.float32))
         for name, a in sorted(sums.items())
     }
     return Imatrix(

@@ -1,7 +1,7 @@
 """Scores of single tokens: how surprised a model was, and how far from the reference.
 
-Two arithmetics. ``exact``: float32 logits, double sums; for measuring. ``compat``: upstream's, whose reference
-is stored in 16 bits and clipped at 16 nats; for numbers that can be put beside llama-perplexity's.
+Two arithmetics. ``exact``: float32 logits, double sums; for measuring. ``compat``: upstream's, whose
+reference is stored in 16 bits and clipped at 16 nats; for numbers that can be put beside llama-perplexity's.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def score_chunk(
         nll_ref = native.score_exact(reference, targets, None, n_threads)[0]
     else:
         nll, nll_ref, kld, p_diff, same = native.score_compat(logits, targets, reference, n_threads)
-    arrays = (a.astype(np.float64)[None] for a in (nll, nll_ref, kld, p_diff))
-    return _checked(TokenScores(*arrays, same.astype(bool)[None], mode), chunk)
+    nll, nll_ref, kld, p_diff = (a.astype(np.float64)[None] for a in (nll, nll_ref, kld, p_diff))
+    return _checked(TokenScores(nll, nll_ref, kld, p_diff, same.astype(bool)[None], mode), chunk)
 
 
 def score_chunks(

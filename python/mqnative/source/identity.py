@@ -33,7 +33,7 @@ def identify(file: GGUFFile, *, n_threads: int | None = None) -> Identity:
     """Hash an open model; the tensors are read once, on several threads."""
 
     def hash_of(name: str) -> str:
-        return hashlib.sha256(file.data(name)).hexdigest()
+        return hashlib.sha256(file.data(name).data).hexdigest()
 
     names = sorted(file.tensors)
     with ThreadPoolExecutor(n_threads or usable_cpus()) as pool:

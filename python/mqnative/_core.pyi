@@ -1,0 +1,122 @@
+# The compiled module; use the checked functions of mqnative.core instead. Types are ggml numbers, shapes are
+# (slices, rows, weights per row). Arrays must be C-contiguous and have exactly the dtype named; nothing is
+# copied. `progress` is called with (done, total) about ten times a second; raising stops the call.
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
+
+_Blocks: TypeAlias = npt.NDArray[Any]
+_Importances: TypeAlias = npt.NDArray[np.float32]
+_TokenIds: TypeAlias = npt.NDArray[np.int32]
+_LogitRows: TypeAlias = npt.NDArray[np.float32]
+_MatrixShape: TypeAlias = tuple[int, int, int]
+_Progress: TypeAlias = Callable[[int, int], object] | None
+
+error_bin_shift: int
+
+def build_info() -> dict[str, str]: ...
+def system_info() -> str: ...
+def devices() -> list[dict[str, Any]]: ...
+def drain_log() -> list[tuple[int, str]]: ...
+def type_table() -> list[dict[str, Any]]: ...
+def uses_imatrix(id: int) -> bool: ...
+def presets() -> list[dict[str, Any]]: ...
+def quantize(
+    src: _Blocks,
+    src_type: int,
+    shape: _MatrixShape,
+    dst_type: int,
+    dst: _Blocks,
+    imatrix: _Importances | None,
+    n_threads: int,
+    progress: _Progress,
+) -> None: ...
+def dequantize(
+    src: _Blocks, src_type: int, shape: _MatrixShape, dst: _Blocks, n_threads: int, progress: _Progress
+) -> None: ...
+def row_errors(
+    src: _Blocks,
+    src_type: int,
+    shape: _MatrixShape,
+    rows: npt.NDArray[np.int64],
+    types: Sequence[int],
+    imatrix: _Importances | None,
+    histogram: bool,
+    n_threads: int,
+    progress: _Progress,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint64]]: ...
+def validate_rows(blocks: _Blocks, type: int) -> bool: ...
+def score_exact(
+    logits: _LogitRows, targets: _TokenIds, reference: _LogitRows | None, n_threads: int
+) -> tuple[
+    npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint8]
+]: ...
+def score_compat(
+    logits: _LogitRows, targets: _TokenIds, reference: _LogitRows | None, n_threads: int
+) -> tuple[
+    npt.NDArray[np.float32],
+    npt.NDArray[np.float32],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float32],
+    npt.NDArray[np.uint8],
+]: ...
+def score_compat_nll(logits: _LogitRows, targets: _TokenIds, n_threads: int) -> npt.NDArray[np.float64]: ...
+def upstream_quantize(
+    input: str,
+    output: str,
+    ftype: int,
+    pure: bool,
+    allow_requantize: bool,
+    types: Sequence[tuple[str, int]],
+    imatrix: Mapping[str, _Importances],
+    n_threads: int,
+    progress: _Progress,
+) -> None: ...
+def upstream_plan(
+    input: str,
+    ftype: int,
+    pure: bool,
+    types: Sequence[tuple[str, int]],
+    imatrix: Mapping[str, _Importances],
+) -> dict[str, int]: ...
+def allows_quantization(architecture: str, tensors: Sequence[tuple[str, int]]) -> list[bool]: ...
+
+@final
+class Variant:
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+@final
+class Model:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        n_gpu_layers: int,
+        devices: Sequence[str],
+        extra_buffers: bool,
+        n_threads: int,
+        progress: _Progress,
+    ) -> None: ...
+    def tensors(self) -> list[dict[str, Any]]: ...
+    def info(self) -> dict[str, Any]: ...
+    def tokenize(self, text: bytes, add_special: bool, parse_special: bool) -> _TokenIds: ...
+    def piece(self, token: int) -> bytes: ...
+    def logits(
+        self, tokens: _TokenIds, first: int, last: int, out: _LogitRows, progress: _Progress
+    ) -> None: ...
+    def activations(
+        self, chunks: _TokenIds, process_output: bool, progress: _Progress
+    ) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]]: ...
+    def encode(self, name: str, type: int, imatrix: _Importances | None, progress: _Progress) -> Variant: ...
+    def variant(self, name: str, type: int, blocks: _Blocks) -> Variant: ...
+    def swap(self, variants: Sequence[Variant]) -> None: ...
+    def restore(self, names: Sequence[str]) -> None: ...
+    def swapped(self) -> list[str]: ...
+    def set_threads(self, n_threads: int) -> None: ...

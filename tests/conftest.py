@@ -1,0 +1,104 @@
+"""What the tests share: models, texts, a recording monitor, upstream's tools."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+# Modules beside this file (tiny_models, golden_inputs) are imported by plain name: with
+# --import-mode=importlib pytest leaves sys.path alone.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mqnative import builtin
+from mqnative.errors import MissingCoreError
+from tiny_models import TinyModels
+
+UPSTREAM_BIN_VARIABLE = "MQNATIVE_UPSTREAM_BIN"
+
+
+def pytest_report_header() -> list[str]:
+    from mqnative.core.native import core
+
+    tools = os.environ.get(UPSTREAM_BIN_VARIABLE, "not set")
+    try:
+        info = core().build_info()
+    except MissingCoreError as error:
+        return [f"mqnative: {error}"]
+    return [
+        f"mqnative {info['version']}, llama.cpp {info['upstream_commit']}, isa {info['isa']}, "
+        f"{info['compiler']} {info['build_type']}",
+        f"{UPSTREAM_BIN_VARIABLE}: {tools}",
+    ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get(UPSTREAM_BIN_VARIABLE):
+        return
+    reason = f"{UPSTREAM_BIN_VARIABLE} does not name a folder with llama.cpp's own tools"
+    for item in items:
+        if item.get_closest_marker("upstream"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def upstream_bin() -> Path:
+    """The folder of llama.cpp's own tools; only for tests marked ``upstream``."""
+    folder = Path(os.environ[UPSTREAM_BIN_VARIABLE])
+    if not (folder / "llama-quantize").is_file():
+        pytest.fail(f"{UPSTREAM_BIN_VARIABLE}={folder} holds no llama-quantize")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def builtin_model() -> Path:
+    """The model that comes with the package: Qwen3, 8 layers, BF16."""
+    return builtin.MODEL
+
+
+@pytest.fixture(scope="session")
+def calib_text() -> str:
+    return builtin.CALIB_TEXT.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def eval_text() -> str:
+    return builtin.EVAL_TEXT.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """Seeded models of several architectures, each written once, when first asked for."""
+    return TinyModels(tmp_path_factory.mktemp("tiny-models"))
+
+
+@dataclass
+class RecordingMonitor:
+    """Writes down what it is told.
+
+    Attributes:
+        started: (step, total, unit) of every start.
+        updates: every figure of progress.
+        finished: number of steps that ended well.
+    """
+
+    started: list[tuple[str, int, str]] = field(default_factory=list)
+    updates: list[int] = field(default_factory=list)
+    finished: int = 0
+
+    def start(self, step: str, total: int, unit: str) -> None:
+        self.started.append((step, total, unit))
+
+    def update(self, done: int) -> None:
+        self.updates.append(done)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+@pytest.fixture
+def recording_monitor() -> RecordingMonitor:
+    return RecordingMonitor()
