@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import struct
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mqnative import builtin
 from mqnative.errors import ImatrixError, OutputExistsError
 from mqnative.formats.gguf import MetaType, MetaValue
 from mqnative.formats.gguf_writer import GGUFLayout, TensorSlot, write_gguf
@@ -445,3 +448,41 @@ def test_the_content_hash_is_the_same_on_every_machine() -> None:
 
 def test_an_imatrix_can_be_sent_to_another_process() -> None:
     assert same(pickle.loads(pickle.dumps(imatrix())), imatrix())
+
+
+# --- upstream's own tool -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def llama_imatrix(upstream_bin: Path, builtin_model: Path) -> Callable[..., None]:
+    def run(*args: str | Path) -> None:
+        command = [upstream_bin / "llama-imatrix", "-m", builtin_model, "--no-ppl", *args]
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+
+    return run
+
+
+@pytest.mark.upstream
+def test_what_llama_imatrix_writes_is_reproduced_byte_for_byte(
+    tmp_path: Path, llama_imatrix: Callable[..., None]
+) -> None:
+    collect = ("-f", builtin.CALIB_TEXT, "--chunks", "4")
+    llama_imatrix(*collect, "-o", tmp_path / "up.gguf")
+    llama_imatrix(*collect, "-o", tmp_path / "up.dat", "--output-format", "dat")
+    llama_imatrix("--in-file", tmp_path / "up.dat", "-o", tmp_path / "up.dat.gguf")
+    llama_imatrix(
+        *("--in-file", tmp_path / "up.gguf", "--in-file", tmp_path / "up.dat"),
+        *("-o", tmp_path / "up.merged.gguf"),
+    )
+    modern, legacy = read_imatrix(tmp_path / "up.gguf"), read_imatrix(tmp_path / "up.dat")
+    ours = {
+        "up.gguf": (modern, False),
+        "up.dat": (modern, True),
+        "up.dat.gguf": (legacy, False),
+        "up.merged.gguf": (modern.merge(legacy), False),
+    }
+    for name, (content, as_legacy) in ours.items():
+        write_imatrix(tmp_path / "ours", content, legacy=as_legacy, force=True)
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / name).read_bytes(), name
+    write_imatrix(tmp_path / "ours", legacy, legacy=True, force=True)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "up.dat").read_bytes()

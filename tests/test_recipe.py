@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 from mqnative.errors import OutputError, OutputExistsError, RecipeError
+from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.recipe import (
     Recipe,
     Rule,
@@ -320,8 +324,17 @@ def test_an_error_can_be_sent_to_another_process() -> None:
         lambda: Rule("a", "Q4_K_M"),
         lambda: Recipe(base="no"),
         lambda: Recipe(tensors={"a": "no"}),
+        lambda: Recipe(tensors={"\udcff": "F16"}),
+        lambda: Recipe(rules=(Rule("\udcff", "F16"),)),
     ],
-    ids=["a malformed pattern", "a preset", "an unknown base", "an unknown type"],
+    ids=[
+        "a malformed pattern",
+        "a preset",
+        "an unknown base",
+        "an unknown type",
+        "half a name",
+        "half a rule",
+    ],
 )
 def test_what_cannot_be_written_cannot_be_built(build: Callable[[], object]) -> None:
     with pytest.raises(RecipeError):
@@ -392,3 +405,21 @@ def test_a_tensor_without_a_type_cannot_be_exported() -> None:
     with pytest.raises(RecipeError) as caught:
         format_tensor_types(Recipe(rules=(Rule("blk.*", "Q4_K"),)), QUANTIZABLE)
     assert caught.value.tensor == "token_embd.weight"
+
+
+@pytest.mark.upstream
+def test_llama_quantize_gives_the_exported_types(
+    tmp_path: Path, upstream_bin: Path, builtin_model: Path
+) -> None:
+    with GGUFFile.open(builtin_model) as model:
+        names = [name for name, info in model.tensors.items() if len(info.shape) > 1]
+    rng = random.Random(1)
+    types = ("Q4_K", "Q6_K", "Q8_0", "IQ4_XS", "BF16", "Q5_1", "F16", "TQ1_0")
+    recipe = Recipe(base="Q5_K", tensors={name: rng.choice(types) for name in names[::2]})
+    (tmp_path / "types.txt").write_text(format_tensor_types(recipe, names))
+    command = [upstream_bin / "llama-quantize", "--dry-run", "--tensor-type-file"]
+    command += [tmp_path / "types.txt", builtin_model, "Q8_0"]
+    done = subprocess.run([str(p) for p in command], check=True, capture_output=True, text=True)
+    line = re.compile(r"\] +(\S+) +- \[.*?type = +(\S+), size = [^(\n]*(?:\((\w+)\))?$", re.MULTILINE)
+    got = {name: (new or old).upper() for name, old, new in line.findall(done.stdout + done.stderr)}
+    assert {name: got[name] for name in names} == {name: recipe.type_of(name) for name in names}

@@ -29,6 +29,7 @@ NORM_EPS = 1e-5
 Floats = npt.NDArray[np.float32]
 # Weights by name, rows last as in NumPy (the GGUF shape reversed), and the type to store them in.
 Tensors = dict[str, tuple[Floats, str]]
+ModelParts = tuple[dict[str, MetaValue], Tensors]
 
 
 def bf16_bits(x: Floats) -> npt.NDArray[np.uint16]:
@@ -89,34 +90,35 @@ class TinyModels:
     @cached_property
     def dense(self) -> Path:
         """Llama, tied embeddings (no output.weight) in F32, everything else BF16."""
-        return self._write("dense", _llama(n_embd=N_EMBD, n_ff=512, n_head=4, n_head_kv=2))
+        return self.write("dense", llama_model(n_embd=N_EMBD, n_ff=512, n_head=4, n_head_kv=2))
 
     @cached_property
     def moe(self) -> Path:
         """Qwen3 MoE in F16: 8 experts of which 2 work, 3-D weights, routers."""
-        return self._write("moe", _qwen3moe())
+        return self.write("moe", moe_model())
 
     @cached_property
     def sliding(self) -> Path:
         """Gemma 2: every other layer sees only the last SLIDING_WINDOW tokens."""
-        return self._write("sliding", _gemma2())
+        return self.write("sliding", sliding_model())
 
     @cached_property
     def odd_rows(self) -> Path:
         """Llama whose rows (320 and 352) are multiples of 32, but not of 256."""
-        return self._write("odd-rows", _llama(n_embd=320, n_ff=352, n_head=5, n_head_kv=5))
+        return self.write("odd-rows", llama_model(n_embd=320, n_ff=352, n_head=5, n_head_kv=5))
 
     @cached_property
     def recurrent(self) -> Path:
         """Mamba: state space layers, no attention."""
-        return self._write("recurrent", _mamba())
+        return self.write("recurrent", recurrent_model())
 
     @cached_property
     def split(self) -> Path:
         """The built-in model in SPLIT_PARTS files; the path of the first."""
         return _write_split(self.folder / "builtin")
 
-    def _write(self, stem: str, model: tuple[dict[str, MetaValue], Tensors]) -> Path:
+    def write(self, stem: str, model: ModelParts) -> Path:
+        """Another model, given its metadata (without a tokenizer) and its tensors."""
         metadata, tensors = model
         return write_model(self.folder / f"{stem}.gguf", {**metadata, **tokenizer_metadata()}, tensors)
 
@@ -165,9 +167,9 @@ def _near_one(rng: np.random.Generator, n: int) -> Floats:
     return rng.uniform(0.5, 1.5, n).astype(np.float32)
 
 
-def _llama(
+def llama_model(
     n_embd: int, n_ff: int, n_head: int, n_head_kv: int, n_layer: int = 2
-) -> tuple[dict[str, MetaValue], Tensors]:
+) -> ModelParts:
     rng = np.random.default_rng([SEED, n_embd])
     metadata = _common(
         "llama",
@@ -190,7 +192,7 @@ def _llama(
     return metadata, tensors | {"output_norm.weight": (_near_one(rng, n_embd), "F32")}
 
 
-def _qwen3moe(n_layer: int = 2) -> tuple[dict[str, MetaValue], Tensors]:
+def moe_model(n_layer: int = 2) -> ModelParts:
     rng = np.random.default_rng([SEED, 1])
     metadata = _common(
         "qwen3moe",
@@ -225,7 +227,7 @@ def _qwen3moe(n_layer: int = 2) -> tuple[dict[str, MetaValue], Tensors]:
     return metadata, tensors | {"output_norm.weight": (_near_one(rng, N_EMBD), "F32")}
 
 
-def _gemma2(n_layer: int = 2) -> tuple[dict[str, MetaValue], Tensors]:
+def sliding_model(n_layer: int = 2) -> ModelParts:
     rng = np.random.default_rng([SEED, 2])
     metadata = _common(
         "gemma2",
@@ -256,7 +258,7 @@ def _gemma2(n_layer: int = 2) -> tuple[dict[str, MetaValue], Tensors]:
     return metadata, tensors | {"output_norm.weight": (_near_one(rng, N_EMBD), "F32")}
 
 
-def _mamba(n_layer: int = 2) -> tuple[dict[str, MetaValue], Tensors]:
+def recurrent_model(n_layer: int = 2) -> ModelParts:
     rng = np.random.default_rng([SEED, 3])
     n_inner, n_state, n_rank, n_conv = 2 * N_EMBD, 16, 32, 4
     metadata = _common(

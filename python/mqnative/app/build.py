@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
 @click.option("--allow-requantize", is_flag=True, help="Accept a source that is quantized already.")
 @click.option(
-    "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Default: every usable processor."
+    "-t", "--threads", "n_threads", type=click.IntRange(1, 512), help="Default: every usable processor."
 )
 @force_option
 @json_option

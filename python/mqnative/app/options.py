@@ -48,7 +48,7 @@ imatrix_option = click.option(
 def compute_options(command: Command) -> Command:
     """``--threads`` and ``--device``."""
     threads = click.option(
-        "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Default: every usable processor."
+        "-t", "--threads", "n_threads", type=click.IntRange(1, 512), help="Default: every usable processor."
     )
     device = click.option(
         "--device",

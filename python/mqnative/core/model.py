@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
-from mqnative.core.native import core, forward_log, usable_cpus
+from mqnative.core.native import core, forward_log, thread_count
 from mqnative.core.quantize import progress
 from mqnative.errors import ModelLoadError
 from mqnative.formats.gguf import GGUFFile
@@ -127,7 +127,7 @@ class Model:
         layers = (0 if on_cpu else -1) if n_gpu_layers is None else n_gpu_layers
         names = [] if device in ("cpu", "auto") else device.split(",")
         self.path = Path(path)
-        self.n_threads = n_threads or usable_cpus()
+        self.n_threads = thread_count(n_threads)
         monitor.start("load", _LOAD_STEPS, "per mille")
         try:
             self._handle: Any = core().Model(paths, layers, names, repack, self.n_threads, progress(monitor))
@@ -292,5 +292,5 @@ class Model:
 
     def set_threads(self, n_threads: int) -> None:
         """Threads for the following calls; results do not depend on it."""
-        self.n_threads = n_threads
-        self._handle.set_threads(n_threads)
+        self.n_threads = thread_count(n_threads)
+        self._handle.set_threads(self.n_threads)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from mqnative.errors import MissingCoreError
+from mqnative.errors import MissingCoreError, ShapeError
 
 # /proc/cpuinfo's names of the features in the build's ISA list.
 _CPU_FLAGS = {
@@ -76,6 +76,26 @@ def forward_log() -> None:
     """Hand the lines that upstream logged since the last call to Python's logging."""
     for level, text in core().drain_log():
         _log.log(_LEVELS.get(level, logging.DEBUG), "%s", text)
+
+
+# ggml.h, GGML_MAX_N_THREADS: more would fail a check inside ggml.
+MAX_THREADS = 512
+
+
+def thread_count(wanted: int | None) -> int:
+    """``wanted`` threads, by default one for every usable processor.
+
+    Raises:
+        ShapeError: not between 1 and 512.
+    """
+    n = usable_cpus() if wanted is None else wanted
+    if not 1 <= n <= MAX_THREADS:
+        raise ShapeError(
+            f"{n} threads were asked for, but ggml takes 1 to {MAX_THREADS}",
+            expected=f"1 to {MAX_THREADS}",
+            got=n,
+        )
+    return n
 
 
 def usable_cpus() -> int:

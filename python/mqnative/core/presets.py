@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
-from mqnative.core.native import core, forward_log, usable_cpus
+from mqnative.core.native import core, forward_log, thread_count
 from mqnative.core.quantize import progress
 from mqnative.errors import UnsupportedTypeError
 from mqnative.formats.gguf import GGUFFile
@@ -182,7 +182,7 @@ def upstream_quantize(
         allow_requantize,
         pairs,
         flat,
-        n_threads or usable_cpus(),
+        thread_count(n_threads),
         progress(monitor),
     )
     monitor.finish()

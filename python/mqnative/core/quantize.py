@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
-from mqnative.core.native import core, usable_cpus
+from mqnative.core.native import core, thread_count
 from mqnative.errors import ShapeError
 from mqnative.formats.qtypes import QType, qtype
 
@@ -104,7 +104,7 @@ def quantize_blocks(
     flat = None if imatrix is None else imatrix.reshape(-1)
     monitor.start(f"quantize to {target.name}", shape[0] * shape[1] * shape[2], "weights")
     core().quantize(
-        data, source.id, shape, target.id, out, flat, n_threads or usable_cpus(), progress(monitor)
+        data, source.id, shape, target.id, out, flat, thread_count(n_threads), progress(monitor)
     )
     monitor.finish()
     return out
@@ -144,7 +144,7 @@ def dequantize(
     out = np.empty((*blocks.shape[:-1], n_per_row), np.float32)
     monitor.start(f"dequantize {stored.name}", out.size, "weights")
     core().dequantize(
-        blocks, stored.id, (n_slices, n_rows, n_per_row), out, n_threads or usable_cpus(), progress(monitor)
+        blocks, stored.id, (n_slices, n_rows, n_per_row), out, thread_count(n_threads), progress(monitor)
     )
     monitor.finish()
     return out
@@ -232,7 +232,7 @@ def row_errors(
         [t.id for t in wanted],
         flat,
         histogram,
-        n_threads or usable_cpus(),
+        thread_count(n_threads),
         progress(monitor),
     )
     monitor.finish()

@@ -31,7 +31,7 @@ class Recipe:
         tensor_lines: line of each entry of ``tensors`` in that file.
 
     Raises:
-        RecipeError: a type is unknown, or a free-form section holds more than plain data.
+        RecipeError: a type is unknown, or a section holds what no file can.
     """
 
     base: str | None = None
@@ -50,12 +50,12 @@ class Recipe:
         object.__setattr__(self, "rules", tuple(self.rules))
         types = {name: type_name(qtype) for name, qtype in self.tensors.items()}
         object.__setattr__(self, "tensors", types)
+        # Names and patterns are text already, but only text that UTF-8 can hold can be written.
+        texts = {"tensors": types, "rules": [rule.match for rule in self.rules]}
+        for key, value in texts.items():
+            _plain(key, value)
         for key in NOTES:
-            try:
-                notes = plain(getattr(self, key), (key,))
-            except DocumentError as error:
-                raise RecipeError(error.problem, key=key) from None
-            object.__setattr__(self, key, notes)
+            object.__setattr__(self, key, _plain(key, getattr(self, key)))
 
     def type_of(self, name: str) -> str | None:
         """The type asked for tensor ``name``; None if nothing names it and there is no base."""
@@ -85,3 +85,10 @@ class Recipe:
             exact_lines=self.tensor_lines,
             path=self.path,
         )
+
+
+def _plain(key: str, value: Any) -> Any:
+    try:
+        return plain(value, (key,))
+    except DocumentError as error:
+        raise RecipeError(error.problem, key=key) from None

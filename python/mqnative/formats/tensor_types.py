@@ -33,8 +33,7 @@ def read_tensor_type_file(path: str | Path) -> Recipe:
 def parse_tensor_types(text: str, path: str | None = None) -> Recipe:
     """The rules in ``text``, in order, each with a pattern for the whole name that means the same.
 
-    The recipe has no base: what the tool would give to other tensors depends on the preset it is
-        run with.
+    The recipe has no base: what other tensors would get depends on the preset the tool is run with.
 
     Args:
         text: the content of a tensor-type file.
