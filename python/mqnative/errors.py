@@ -163,3 +163,10 @@ class OperationCancelled(MQNativeError):
     done: int | None
     total: int | None
     exit_code: ClassVar[int] = 130
+
+
+class StoreError(MQNativeError):
+    """The store of measurements, or a lock in its folder, cannot be used; ``version`` is its schema's."""
+
+    path: str | None
+    version: int | None

@@ -259,12 +259,10 @@ def _metadata(
     imatrix: Imatrix | None,
     imatrix_name: str,
 ) -> dict[str, MetaValue]:
-    """The source's metadata, what llama-quantize adds, and where the mix comes from: no time, host or path."""
-    metadata = {key: value for key, value in file.metadata.items() if key not in _SPLIT_KEYS}
-    metadata["general.quantization_version"] = MetaValue.u32(_QUANTIZATION_VERSION)
-    metadata["general.file_type"] = MetaValue.u32(ftype.ftype)
+    """llama-quantize's metadata and where the mix comes from: no time, host or path."""
+    metadata = _upstream_metadata(file, ftype.ftype, imatrix, imatrix_name)
     if imatrix is not None:
-        metadata.update(_imatrix_metadata(imatrix, imatrix_name))
+        metadata["mqnative.imatrix.sha256"] = MetaValue.string(imatrix.content_hash())
     counts = Counter(t.qtype for t in tensors)
     summary = " ".join(f"{name}:{n}" for name, n in sorted(counts.items()))
     metadata["mqnative.recipe.summary"] = MetaValue.string(summary)
@@ -272,8 +270,26 @@ def _metadata(
     return metadata
 
 
+def upstream_header_bytes(file: GGUFFile, imatrix: Imatrix | None, imatrix_name: str) -> int:
+    """Length of the header that llama-quantize would write for this model; the types do not matter."""
+    metadata = _upstream_metadata(file, 0, imatrix, imatrix_name)
+    tensors = [(t.name, t.shape, t.qtype) for t in file.tensors.values()]
+    return len(GGUFLayout.plan(metadata, tensors).header_bytes)
+
+
+def _upstream_metadata(
+    file: GGUFFile, ftype: int, imatrix: Imatrix | None, imatrix_name: str
+) -> dict[str, MetaValue]:
+    metadata = {key: value for key, value in file.metadata.items() if key not in _SPLIT_KEYS}
+    metadata["general.quantization_version"] = MetaValue.u32(_QUANTIZATION_VERSION)
+    metadata["general.file_type"] = MetaValue.u32(ftype)
+    if imatrix is not None:
+        metadata.update(_imatrix_metadata(imatrix, imatrix_name))
+    return metadata
+
+
 def _imatrix_metadata(imatrix: Imatrix, name: str) -> dict[str, MetaValue]:
-    """llama-quantize's keys (tools/quantize/quantize.cpp), with file names only, and the content's hash."""
+    """llama-quantize's keys (tools/quantize/quantize.cpp), with file names only."""
     found = {
         "quantize.imatrix.file": MetaValue.string(Path(name).name),
         "quantize.imatrix.entries_count": MetaValue.u32(len(imatrix.entries)),
@@ -281,7 +297,6 @@ def _imatrix_metadata(imatrix: Imatrix, name: str) -> dict[str, MetaValue]:
     }
     if imatrix.datasets:
         found["quantize.imatrix.dataset"] = MetaValue.string(Path(imatrix.datasets[0]).name)
-    found["mqnative.imatrix.sha256"] = MetaValue.string(imatrix.content_hash())
     return found
 
 

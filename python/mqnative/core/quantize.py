@@ -103,9 +103,7 @@ def quantize_blocks(
     out = np.empty(shape[0] * shape[1] * target.row_bytes(shape[2]), np.uint8)
     flat = None if imatrix is None else imatrix.reshape(-1)
     monitor.start(f"quantize to {target.name}", shape[0] * shape[1] * shape[2], "weights")
-    core().quantize(
-        data, source.id, shape, target.id, out, flat, thread_count(n_threads), progress(monitor)
-    )
+    core().quantize(data, source.id, shape, target.id, out, flat, thread_count(n_threads), progress(monitor))
     monitor.finish()
     return out
 

@@ -1,7 +1,7 @@
 """Scoring whole mixes and single swaps inside the loaded model: chunk by chunk, variant by variant.
 
-The reference's logits of a chunk are computed once and kept as float32 while every variant is run on it. Nothing
-is written to disk, and memory holds one chunk's logits twice besides the variants.
+The reference's logits of a chunk are computed once and kept as float32 while every variant is run on it.
+Nothing is written to disk, and memory holds one chunk's logits twice besides the variants.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dealing a text's chunks to the jobs they serve: imatrix, probe, select, held-out.
 
-A number that is reported must not have been used to choose. Chunks are dealt by a hash of their tokens, so that
-each part holds every domain of the text and the same text is always dealt the same way.
+A number that is reported must not have been used to choose. Chunks are dealt by a hash of their tokens, so
+that each part holds every domain of the text and the same text is always dealt the same way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MIN_CHUNKS_PER_PART = 2
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The four parts of the texts; chunks of the last three come in the order in which they are to be used."""
+    """The four parts of the texts, each with its chunks in the order in which they are to be used."""
 
     imatrix: Corpus
     probe: Corpus
@@ -35,7 +35,9 @@ class Parts:
 def chunk_hashes(corpus: Corpus) -> list[str]:
     """SHA-256, in hex, of each chunk as the model sees it and as it is scored."""
     pairs = zip(corpus.inputs, corpus.tokens, strict=True)
-    return [hashlib.sha256(a.astype("<i4").tobytes() + b.astype("<i4").tobytes()).hexdigest() for a, b in pairs]
+    return [
+        hashlib.sha256(a.astype("<i4").tobytes() + b.astype("<i4").tobytes()).hexdigest() for a, b in pairs
+    ]
 
 
 def shuffled(corpus: Corpus) -> Corpus:
@@ -59,8 +61,8 @@ def deal(corpus: Corpus, shares: Mapping[str, float]) -> dict[str, Corpus]:
     if smallest < MIN_CHUNKS_PER_PART:
         needed = int(np.ceil((MIN_CHUNKS_PER_PART + 0.5) / min(shares.values()))) * corpus.n_ctx
         raise TextError(
-            f"the text {corpus.source or 'given'} has {corpus.n_chunks} chunks of {corpus.n_ctx} tokens, too few "
-            f"for {', '.join(names)}; give at least {needed} tokens",
+            f"the text {corpus.source or 'given'} has {corpus.n_chunks} chunks of {corpus.n_ctx} tokens, "
+            f"too few for {', '.join(names)}; give at least {needed} tokens",
             path=corpus.source or None,
             n_tokens=corpus.n_chunks * corpus.n_ctx,
             needed_tokens=needed,

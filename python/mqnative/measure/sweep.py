@@ -1,7 +1,7 @@
 """What each type costs each tensor in weight error, from a sample of rows.
 
-The error of tensor W at a type is e = sum_j v_j dW_j^2 / sum_j v_j W_j^2 with v_j = E[x_j^2] from the imatrix.
-Rows are drawn at random until the 95 % interval of e is narrow enough; experts are sampled alike.
+The error of tensor W at a type is e = sum_j v_j dW_j^2 / sum_j v_j W_j^2 with v_j = E[x_j^2] from the
+imatrix. Rows are drawn at random until the 95 % interval of e is narrow enough; experts are sampled alike.
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ def sweep_tensor(
     while open_types and taken < len(order):
         n_next = min(len(order) - taken, max(n_first, taken))
         rows = order[taken : taken + n_next]
-        samples.append(
-            row_errors(data, source, shape, open_types, imatrix, rows=rows, n_threads=n_threads)
-        )
+        samples.append(row_errors(data, source, shape, open_types, imatrix, rows=rows, n_threads=n_threads))
         taken += n_next
         energy = sum(float(s.vw2.sum()) for s in samples) * len(order) / taken
         found = {t: _error_of(t, samples, len(order)) for t in open_types}
@@ -147,7 +145,7 @@ def _error_of(qtype: str, samples: list[RowErrors], n_total: int) -> TensorError
 def _half_width(
     vd2: npt.NDArray[np.float64], vw2: npt.NDArray[np.float64], ratio: float, n_total: int
 ) -> float:
-    """Relative half-width of a ratio's interval, by its linearised variance with the finite population's share.
+    """Relative half-width of a ratio's 95 % interval, from its linearised variance.
 
     Source: Cochran (1977), Sampling Techniques, eq. 6.13.
     """

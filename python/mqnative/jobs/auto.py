@@ -1,0 +1,319 @@
+"""The main job: from a model and a text to the best mix of a size, built and proved.
+
+Every number goes through the store, so that the same call continues a killed run and answers at once when it
+is finished. The folder's manifest is written last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mqnative.build.plan import ModelTensor, model_tensors, upstream_header_bytes
+from mqnative.build.writer import build_gguf
+from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.formats.imatrix import Imatrix, write_imatrix
+from mqnative.formats.recipe import Recipe, write_recipe
+from mqnative.jobs.candidates import Importances, candidate_types, default_targets, importances_of
+from mqnative.jobs.fit import Fit, budget_of_bpw, fit
+from mqnative.jobs.presets import STANDARD, Rival, near_rivals, rivals
+from mqnative.jobs.request import OutputFolder, Request, text_hash
+from mqnative.jobs.verify import Judged, held_out_scores, judge
+from mqnative.measure.corpus import read_corpus, read_text
+from mqnative.measure.evaluate import summarize
+from mqnative.measure.parts import Parts, deal_parts
+from mqnative.measure.stored_scores import probe, score
+from mqnative.measure.stored_sweep import sweep
+from mqnative.measure.study import Compute, Study
+from mqnative.measure.sweep import TensorSweep
+from mqnative.predict.damage import Anchor, Damage, TensorCurve, damage_table, predict_mix
+from mqnative.store import Store
+
+ANCHOR = "Q3_K"
+PROBE_CHUNKS = 16
+SELECT_CHUNKS = 8
+# Presets that could be the best of their size are measured on the select text; so many of the largest.
+_RIVALS_MEASURED = 4
+IMATRIX_NAME = "imatrix.gguf"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; see `Request` for the meanings."""
+
+    size_bytes: int | None = None
+    bpw: float | None = None
+    n_ctx: int = 512
+    targets: tuple[str, ...] = ()
+    probe_chunks: int = PROBE_CHUNKS
+    select_chunks: int = SELECT_CHUNKS
+    verify_chunks: int | None = None
+    compute: Compute = field(default_factory=Compute)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How long a step took, and whether the store answered it."""
+
+    name: str
+    elapsed_s: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known about the model's tensors.
+
+    Attributes:
+        tensors: of the source.
+        imatrix, importances: how each is encoded.
+        sweeps: weight errors at every candidate type.
+        probes: tensor -> mean KLD of each probe chunk at its anchor type.
+        anchors: tensor -> anchor type.
+        table: predicted damage, tensor -> type.
+    """
+
+    tensors: dict[str, ModelTensor]
+    imatrix: Imatrix
+    importances: Importances
+    sweeps: dict[str, TensorSweep]
+    probes: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
+    anchors: dict[str, str]
+    table: dict[str, dict[str, Damage]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run, as reports need it."""
+
+    request: Request
+    measured: Measured
+    fit: Fit
+    predicted: Damage
+    rivals: dict[str, Rival]
+    best_rival: str | None
+    judged: dict[str, Judged]
+    model_path: Path
+    steps: tuple[Timed, ...]
+    ppl_ref: float
+
+
+RESULT = "result"
+
+
+class Run:
+    """One run of the pipeline over a study."""
+
+    def __init__(self, study: Study, options: Options, monitor: Monitor = NULL_MONITOR) -> None:
+        self.study = study
+        self.options = options
+        self.monitor = monitor
+        self.steps: list[Timed] = []
+
+    @contextmanager
+    def step(self, name: str, detail: str = "") -> Iterator[None]:
+        """Time a step."""
+        started = time.monotonic()
+        yield
+        self.steps.append(Timed(name, time.monotonic() - started, detail))
+
+    def parts(self, calib: Path, evaluation: Path | None) -> Parts:
+        """The texts, cut and dealt."""
+        with self.step("texts"):
+            model, n_ctx = self.study.model, self.options.n_ctx
+            held_out = None if evaluation is None else read_corpus(model, evaluation, n_ctx=n_ctx)
+            return deal_parts(read_corpus(model, calib, n_ctx=n_ctx), held_out)
+
+    def measure(self, parts: Parts, imatrix: Imatrix | None = None) -> Measured:
+        """imatrix, sweep, probes, damage table."""
+        study = self.study
+        tensors = model_tensors(study.file)
+        if imatrix is None:
+            with self.step("imatrix", f"{parts.imatrix.n_chunks} chunks"):
+                imatrix = study.imatrix(parts.imatrix)
+        importances = importances_of(tensors, imatrix)
+        targets = self.options.targets or default_targets()
+        candidates = candidate_types(tensors, importances, targets)
+        anchors = {
+            name: next(iter(candidate_types({name: tensors[name]}, importances, [ANCHOR]).values()))[0]
+            for name in candidates
+        }
+        wanted = {name: tuple(dict.fromkeys((*types, anchors[name]))) for name, types in candidates.items()}
+        n_types = sum(len(types) for types in wanted.values())
+        with self.step("weight errors", f"{n_types} tensor x type pairs"):
+            sweeps = sweep(study, wanted, importances)
+        text = parts.probe.head(self.options.probe_chunks)
+        with self.step("probes", f"{len(anchors)} tensors x {text.n_chunks} chunks"):
+            probes = probe(study, text, anchors, importances)
+        curves = [
+            TensorCurve(
+                name,
+                {t: e.weighted * sweeps[name].energy for t, e in sweeps[name].errors.items()},
+                (_anchor(anchors[name], probes[name]),),
+                tensors[name].info.n_weights,
+            )
+            for name in candidates
+        ]
+        table = damage_table(curves)
+        kept = {name: {t: table[name][t] for t in candidates[name]} for name in candidates}
+        return Measured(tensors, imatrix, importances, sweeps, probes, anchors, kept)
+
+    def budget(self) -> int:
+        """The whole-file budget in bytes."""
+        if self.options.size_bytes is not None:
+            return self.options.size_bytes
+        assert self.options.bpw is not None
+        return budget_of_bpw(self.study.file, self.options.bpw)
+
+    def choose(self, measured: Measured) -> Fit:
+        """The exact solution for the budget."""
+        with self.step("solve"):
+            return fit(
+                self.study.file,
+                measured.tensors,
+                measured.table,
+                self.budget(),
+                measured.imatrix,
+                imatrix_name=IMATRIX_NAME,
+                source_hash=self.study.identity.model,
+            )
+
+    def select_rival(
+        self, parts: Parts, measured: Measured, found: Fit
+    ) -> tuple[dict[str, Rival], str | None]:
+        """Every preset, and the best of those no larger than the result, by KLD on the select text."""
+        header = upstream_header_bytes(self.study.file, measured.imatrix, IMATRIX_NAME)
+        presets = rivals(self.study.file, measured.importances, header)
+        near = near_rivals(presets, found.plan.file_bytes, _RIVALS_MEASURED)
+        if not near:
+            return presets, None
+        text = parts.select.head(self.options.select_chunks)
+        with self.step("rivals", f"{len(near)} presets x {text.n_chunks} chunks"):
+            scores = score(self.study, "rivals", text, {r.name: r.types for r in near}, measured.importances)
+        klds = {name: summarize(s, text.n_ctx).kld_mean or 0.0 for name, s in scores.items()}
+        return presets, min(klds, key=lambda name: klds[name])
+
+    def verify(
+        self, parts: Parts, measured: Measured, found: Fit, presets: dict[str, Rival], best: str | None
+    ) -> tuple[dict[str, Judged], float]:
+        """Result and rivals on the held-out text, and the reference's perplexity there."""
+        names = [n for n in (*STANDARD, *([best] if best else [])) if n in presets]
+        mixes = {RESULT: found.plan.types} | {n: presets[n].types for n in dict.fromkeys(names)}
+        with self.step("verify", f"{len(mixes)} mixes on held-out text"):
+            scores = held_out_scores(
+                self.study,
+                parts.held_out,
+                mixes,
+                measured.importances,
+                result=RESULT,
+                n_chunks=self.options.verify_chunks,
+            )
+        judged = judge(scores, RESULT, self.options.n_ctx)
+        return judged, judged[RESULT].figures.ppl_ref or 0.0
+
+
+def _anchor(qtype: str, klds: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Anchor:
+    n = len(klds)
+    variance = float(klds.var(ddof=1)) / n if n > 1 else 0.0
+    return Anchor(qtype, float(klds.mean()), variance)
+
+
+def request_of(study: Study, calib: Path, evaluation: Path | None, options: Options) -> Request:
+    """The request that these inputs are."""
+    return Request(
+        model=study.identity.model,
+        calib=text_hash(calib),
+        evaluation="" if evaluation is None else text_hash(evaluation),
+        size_bytes=options.size_bytes,
+        bpw=options.bpw,
+        targets=options.targets or default_targets(),
+        n_ctx=options.n_ctx,
+        probe_chunks=options.probe_chunks,
+        select_chunks=options.select_chunks,
+        verify_chunks=options.verify_chunks,
+        build=study.build,
+    )
+
+
+def run_auto(
+    model: Path,
+    calib: Path,
+    evaluation: Path | None,
+    folder: OutputFolder,
+    options: Options,
+    store: Store,
+    *,
+    force: bool = False,
+    monitor: Monitor = NULL_MONITOR,
+) -> Outcome | None:
+    """Measure, choose, build and verify; None if the folder holds this very run finished already.
+
+    Args:
+        model: the unquantized GGUF.
+        calib: calibration text.
+        evaluation: held-out text; without it a part of ``calib`` is held out.
+        folder: where everything goes.
+        options: budget and effort.
+        store: where numbers are kept.
+        force: use a folder that holds another run.
+        monitor: told every step.
+
+    Raises:
+        Any of the package's errors; what was measured until then is in the store.
+    """
+    for text in filter(None, (calib, evaluation)):
+        read_text(text)
+    with Study(model, store, compute=options.compute, monitor=monitor) as study:
+        request = request_of(study, calib, evaluation, options)
+        if folder.finished(request.key()) is not None:
+            return None
+        folder.claim(request.key(), force=force)
+        run = Run(study, options, monitor)
+        parts = run.parts(calib, evaluation)
+        measured = run.measure(parts)
+        found = run.choose(measured)
+        path = folder.path / model_file_name(study, found)
+        write_imatrix(folder.work / IMATRIX_NAME, measured.imatrix, force=True)
+        write_recipe(folder.path / "recipe.yaml", recipe_of(study, found, measured), force=True)
+        with run.step("build"):
+            build_gguf(study.file, found.plan, path, force=True, n_threads=study.n_threads, monitor=monitor)
+        presets, best = run.select_rival(parts, measured, found)
+        judged, ppl_ref = run.verify(parts, measured, found, presets, best)
+    predicted = predict_mix(
+        {n: t | {measured.tensors[n].qtype_name: Damage(0.0, 0.0)} for n, t in measured.table.items()},
+        found.solution.types,
+    )
+    return Outcome(
+        request, measured, found, predicted, presets, best, judged, path, tuple(run.steps), ppl_ref
+    )
+
+
+def model_file_name(study: Study, found: Fit) -> str:
+    """``<model>-mqnative-4.50bpw.gguf``."""
+    stem = study.file.path.stem
+    for suffix in ("-bf16", "-f16", "-f32", "-BF16", "-F16", "-F32"):
+        stem = stem.removesuffix(suffix)
+    return f"{stem}-mqnative-{found.plan.bpw:.2f}bpw.gguf"
+
+
+def recipe_of(study: Study, found: Fit, measured: Measured) -> Recipe:
+    """The result as a recipe that `mqnative build` takes."""
+    predicted = sum(
+        measured.table[name][t].mean for name, t in found.solution.types.items() if t in measured.table[name]
+    )
+    return Recipe(
+        tensors=found.plan.types,
+        model={
+            "name": study.file.get("general.name", ""),
+            "architecture": study.file.architecture or "",
+            "sha256": study.identity.model,
+        },
+        target={"size_bytes": found.plan.file_bytes, "bpw": round(found.plan.bpw, 4)},
+        predicted={"kld_mean": float(predicted)},
+        provenance={"imatrix_sha256": measured.imatrix.content_hash(), "build": study.build},
+    )

@@ -1,0 +1,63 @@
+"""Which types each tensor may get, once row lengths and missing importances are taken into account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from mqnative.build.fallback import legal_type
+from mqnative.build.plan import ModelTensor
+from mqnative.core.presets import requires_imatrix
+from mqnative.errors import UnsupportedTypeError
+from mqnative.formats.imatrix import Imatrix
+from mqnative.formats.qtypes import all_types, qtype
+
+Importances = dict[str, npt.NDArray[np.float32] | None]
+
+
+def default_targets() -> tuple[str, ...]:
+    """Every quantized type that ggml writes."""
+    return tuple(t.name for t in all_types().values() if t.is_target and t.is_quantized)
+
+
+def importances_of(tensors: Mapping[str, ModelTensor], imatrix: Imatrix | None) -> Importances:
+    """The importances each quantizable tensor is encoded with; None where the imatrix has no row.
+
+    Raises:
+        ImatrixError: a row has the wrong length.
+    """
+    return {
+        name: None if imatrix is None else imatrix.weights_for(name, t.info.shape)
+        for name, t in tensors.items()
+        if t.quantizable
+    }
+
+
+def candidate_types(
+    tensors: Mapping[str, ModelTensor], importances: Importances, targets: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """The legal types of each tensor that may change: quantizable and not quantized already.
+
+    A type that a row does not fill is replaced as llama.cpp replaces it; one that needs importances is left
+    out where there are none. The tensor's own type is not among them.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if not tensor.quantizable or tensor.info.qtype.is_quantized or not tensor.info.qtype.is_target:
+            continue
+        types = (_legal(name, t, tensor.info.shape[0], importances[name]) for t in targets)
+        legal = dict.fromkeys(t for t in types if t is not None and t != tensor.qtype_name)
+        found[name] = tuple(legal)
+    return found
+
+
+def _legal(name: str, target: str, n_per_row: int, weights: npt.NDArray[np.float32] | None) -> str | None:
+    try:
+        legal = legal_type(target, n_per_row)
+    except UnsupportedTypeError:
+        return None
+    if not qtype(legal).is_quantized or (weights is None and requires_imatrix(name, legal)):
+        return None
+    return legal

@@ -1,0 +1,120 @@
+"""What a run of ``auto`` was asked for, and whether an output folder belongs to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mqnative.errors import OutputError, OutputExistsError
+from mqnative.formats.atomic import write_text_atomic
+
+# Raised when the same request would give another answer.
+_REQUEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides the answer.
+
+    Attributes:
+        model: the model's hash.
+        calib, evaluation: hashes of the texts; evaluation is empty where the calibration text serves both.
+        size_bytes, bpw: the budget, one of the two.
+        targets: types allowed.
+        n_ctx: tokens per chunk.
+        probe_chunks, select_chunks, verify_chunks: how much text each step uses; None means as much as it takes.
+        build: upstream commit, ISA and device.
+    """
+
+    model: str
+    calib: str
+    evaluation: str
+    size_bytes: int | None
+    bpw: float | None
+    targets: tuple[str, ...]
+    n_ctx: int
+    probe_chunks: int
+    select_chunks: int
+    verify_chunks: int | None
+    build: str
+
+    def key(self) -> str:
+        """SHA-256, in hex."""
+        text = json.dumps({"version": _REQUEST_VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The folder of one run: finished models and reports at the top, everything else in ``work/``."""
+
+    path: Path
+
+    @property
+    def work(self) -> Path:
+        """Reference, imatrix and the record of the request."""
+        return self.path / "work"
+
+    @property
+    def manifest(self) -> Path:
+        """Written last: a folder with a manifest is finished."""
+        return self.path / "manifest.json"
+
+    def claim(self, key: str, *, force: bool) -> None:
+        """Make the folder this request's.
+
+        Raises:
+            OutputExistsError: it holds something else and force is not set.
+            OutputError: it cannot be made.
+        """
+        record = self.work / "request.json"
+        if self._claimed_by(record) == key:
+            return
+        if self.path.exists() and any(self.path.iterdir()) and not force:
+            raise OutputExistsError(
+                f"{self.path} holds files of another run; choose another folder or pass --force",
+                path=str(self.path),
+            )
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot make {self.work}: {os.strerror(error.errno or 0)}; choose another folder",
+                path=str(self.work),
+            ) from error
+        self.manifest.unlink(missing_ok=True)
+        write_text_atomic(record, json.dumps({"request": key}) + "\n")
+
+    def finished(self, key: str) -> dict[str, Any] | None:
+        """The manifest of a finished run of this very request whose files are all still there."""
+        try:
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(manifest, dict) or manifest.get("request") != key:
+            return None
+        for name, size in manifest.get("files", {}).items():
+            path = self.path / name
+            if not path.is_file() or path.stat().st_size != size:
+                return None
+        return manifest
+
+    @staticmethod
+    def _claimed_by(record: Path) -> str | None:
+        try:
+            found = json.loads(record.read_text(encoding="utf-8")).get("request")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
+
+
+def text_hash(path: Path) -> str:
+    """SHA-256, in hex, of a text file's bytes; empty if it cannot be read, which reading it will report."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

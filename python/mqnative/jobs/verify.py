@@ -1,0 +1,99 @@
+"""Proving a mix: the same held-out tokens for the result and for what others would have used.
+
+All mixes are swapped into the loaded model, with the same imatrix, and scored on the same chunks, so that
+differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mqnative.measure.corpus import Corpus
+from mqnative.measure.evaluate import Evaluation, summarize
+from mqnative.measure.scores import TokenScores
+from mqnative.measure.stored_scores import Importances, Mix, score
+from mqnative.measure.study import Study
+from mqnative.measure.uncertainty import Estimate, Resamples, Verdict, mean_estimate, verdict
+
+# DESIGN: held-out chunks are dealt until the relative 95 % half-width of the KLD is this small.
+PRECISION = 0.03
+MIN_CHUNKS = 20
+_CHUNKS_PER_ROUND = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One mix on the held-out text.
+
+    Attributes:
+        figures: its own.
+        difference: its mean KLD minus the result's, paired; None for the result.
+        verdict: of the result against this mix; None for the result.
+    """
+
+    figures: Evaluation
+    difference: Estimate | None
+    verdict: Verdict | None
+
+
+def held_out_scores(
+    study: Study,
+    corpus: Corpus,
+    mixes: Mapping[str, Mix],
+    importances: Importances,
+    *,
+    result: str,
+    n_chunks: int | None,
+    precision: float = PRECISION,
+) -> dict[str, TokenScores]:
+    """Score every mix on the same chunks: a fixed number, or until the result's KLD is known well enough.
+
+    Args:
+        study: the model and its store.
+        corpus: the held-out text, its chunks in the order of use.
+        mixes: name -> types.
+        importances: by tensor name.
+        result: the mix whose precision decides.
+        n_chunks: a fixed number of chunks; None means as many as ``precision`` takes, at least 20.
+        precision: relative half-width of the 95 % interval.
+    """
+    if n_chunks is not None:
+        return score(study, "verify", corpus.head(n_chunks), mixes, importances)
+    used = min(MIN_CHUNKS, corpus.n_chunks)
+    while True:
+        scores = score(study, "verify", corpus.head(used), mixes, importances)
+        if used == corpus.n_chunks or _kld(scores[result]).relative_half_width <= precision:
+            return scores
+        used = min(used + _CHUNKS_PER_ROUND, corpus.n_chunks)
+
+
+def judge(scores: Mapping[str, TokenScores], result: str, n_ctx: int) -> dict[str, Judged]:
+    """Figures of every mix, and the paired comparison with the result."""
+    own = scores[result]
+    resamples = Resamples.of(len(own.nll))
+    judged = {}
+    for name, s in scores.items():
+        figures = summarize(s, n_ctx)
+        if name == result:
+            judged[name] = Judged(figures, None, None)
+            continue
+        difference = mean_estimate(_tokens(s) - _tokens(own), resamples)
+        judged[name] = Judged(figures, difference, _reverse(verdict(difference)))
+    return judged
+
+
+def _reverse(of_other: Verdict) -> Verdict:
+    """What a mix being better or worse than the result says of the result."""
+    return {"better": "worse", "worse": "better", "tie": "tie"}[of_other]  # type: ignore[return-value]
+
+
+def _kld(scores: TokenScores) -> Estimate:
+    return mean_estimate(_tokens(scores), Resamples.of(len(scores.nll)))
+
+
+def _tokens(scores: TokenScores) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    assert scores.kld is not None
+    return scores.kld

@@ -1,0 +1,102 @@
+"""The error sweep of a whole model, answered from the store where it can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mqnative.measure.study import Study, weights_hash
+from mqnative.measure.sweep import METRIC_VERSION, TOLERANCE, TensorError, TensorSweep, sweep_tensor
+
+Importances = Mapping[str, npt.NDArray[np.float32] | None]
+
+
+def sweep(
+    study: Study,
+    targets: Mapping[str, Sequence[str]],
+    importances: Importances,
+    *,
+    tolerance: float = TOLERANCE,
+) -> dict[str, TensorSweep]:
+    """Weight errors: for each tensor, at each of its target types; a row for each tensor and type.
+
+    Raises:
+        as `sweep_tensor`.
+    """
+    with study.lock("errors"):
+        found: dict[str, TensorSweep] = {}
+        inputs = {name: _inputs(study, name, importances.get(name), tolerance) for name in targets}
+        for name, types in targets.items():
+            rows = study.store.get_many("errors", [inputs[name] | {"qtype": t} for t in types])
+            values = [row.value for row in rows if row is not None]
+            if values and len(values) == len(types):
+                found[name] = _from_rows(values)
+        missing = [name for name in targets if name not in found]
+        if missing:
+            found.update(_measure(study, missing, targets, importances, inputs, tolerance))
+    return {name: found[name] for name in targets}
+
+
+def _measure(
+    study: Study,
+    missing: Sequence[str],
+    targets: Mapping[str, Sequence[str]],
+    importances: Importances,
+    inputs: Mapping[str, dict[str, Any]],
+    tolerance: float,
+) -> dict[str, TensorSweep]:
+    total = sum(study.file.tensors[name].n_weights for name in missing)
+    study.monitor.start("weight errors", total, "weights")
+    done = 0
+    found = {}
+    for name in missing:
+        info = study.file.tensors[name]
+        started = time.monotonic()
+        found[name] = sweep_tensor(
+            study.file.data(name),
+            info.qtype,
+            info.matrix_shape,
+            targets[name],
+            importances.get(name),
+            seed=int(study.identity.tensors[name][:16], 16),
+            tolerance=tolerance,
+            n_threads=study.n_threads,
+        )
+        elapsed = (time.monotonic() - started) / len(targets[name])
+        rows = [
+            (inputs[name] | {"qtype": t}, _row(found[name], t) | {"elapsed_s": elapsed}, None)
+            for t in targets[name]
+        ]
+        study.store.put_many("errors", rows)
+        done += info.n_weights
+        study.monitor.update(done)
+    study.monitor.finish()
+    return found
+
+
+def _inputs(
+    study: Study, name: str, weights: npt.NDArray[np.float32] | None, tolerance: float
+) -> dict[str, Any]:
+    return {
+        "tensor": study.identity.tensors[name],
+        "name": name,
+        "imatrix": weights_hash(weights),
+        "tolerance": tolerance,
+        "metric_version": METRIC_VERSION,
+    }
+
+
+def _row(found: TensorSweep, qtype: str) -> dict[str, Any]:
+    return asdict(found.errors[qtype]) | {"energy": found.energy, "importance": found.importance}
+
+
+def _from_rows(values: Sequence[Mapping[str, Any]]) -> TensorSweep:
+    fields = TensorError.__dataclass_fields__
+    errors = [TensorError(**{k: v for k, v in value.items() if k in fields}) for value in values]
+    first = values[0]
+    return TensorSweep({e.qtype: e for e in errors}, first["energy"], first["importance"])

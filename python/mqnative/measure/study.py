@@ -1,0 +1,153 @@
+"""Everything that is measured about one model, each number once.
+
+A study asks the store first and measures what is missing. What it measures is committed while it goes on,
+so that a killed run repeats nothing but the row in flight; a second process waits for the first one's
+numbers instead of measuring them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mqnative.core.model import Model
+from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.core.native import core, thread_count
+from mqnative.formats.gguf import GGUFFile
+from mqnative.formats.imatrix import Imatrix, read_imatrix, write_imatrix
+from mqnative.measure.corpus import Corpus
+from mqnative.measure.imatrix import collect_imatrix
+from mqnative.source.identity import Identity, identify
+from mqnative.store import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a study computes.
+
+    Attributes:
+        device, n_gpu_layers, n_threads: as for `Model`. Threads do not change results.
+    """
+
+    device: str = "cpu"
+    n_gpu_layers: int | None = None
+    n_threads: int | None = None
+
+
+class Study:
+    """One model, one store; a context manager.
+
+    Args:
+        path: the unquantized model.
+        store: where numbers are kept.
+        compute: device and threads.
+        monitor: told what is measured; steps that the store answers are not announced.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        store: Store,
+        *,
+        compute: Compute | None = None,
+        monitor: Monitor = NULL_MONITOR,
+    ) -> None:
+        self.store = store
+        self.compute = compute or Compute()
+        self.n_threads = thread_count(self.compute.n_threads)
+        self.monitor = monitor
+        self.file = GGUFFile.open(path)
+        self._model: Model | None = None
+        self.identity = self._identify()
+        # What else decides a measured number: the code that computed it.
+        info = core().build_info()
+        self.build = f"{info['upstream_commit']} {info['isa']} {self.compute.device}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model and its file."""
+        if self._model is not None:
+            self._model.close()
+        self.file.close()
+
+    @property
+    def model(self) -> Model:
+        """The loaded model; loaded on first use, so that a study the store answers never loads it."""
+        if self._model is None:
+            self._model = Model(
+                self.file.path,
+                device=self.compute.device,
+                n_gpu_layers=self.compute.n_gpu_layers,
+                n_threads=self.n_threads,
+                monitor=self.monitor,
+            )
+        return self._model
+
+    def imatrix(self, corpus: Corpus) -> Imatrix:
+        """The importance matrix on ``corpus``, head included."""
+        inputs = {"model": self.identity.model, "corpus": corpus.content_hash(), "build": self.build}
+        with self.lock("imatrix"):
+            row = self.store.get("imatrix", inputs)
+            if row is None or row.data is None:
+                started = time.monotonic()
+                found = collect_imatrix(self.model, corpus, monitor=self.monitor)
+                value = {"entries": len(found.entries), "n_chunks": corpus.n_chunks}
+                data = _imatrix_bytes(found)
+                self.store.put("imatrix", inputs, value, data, elapsed_s=time.monotonic() - started)
+            else:
+                data = row.data
+        return _imatrix_from(data)
+
+    def _identify(self) -> Identity:
+        remembered = self.store.remembered_identity(self.file.path)
+        if remembered is not None and len(self.file.paths) == 1:
+            with suppress(ValueError, KeyError, TypeError):
+                return Identity(**json.loads(remembered))
+        found = identify(self.file, n_threads=self.n_threads)
+        self.store.remember_identity(self.file.paths, json.dumps(asdict(found)))
+        return found
+
+    def lock(self, kind: str) -> AbstractContextManager[None]:
+        """Hold one kind of measurement of this model; a second process waits and finds them in the store."""
+        return self.store.lock(f"{kind} {self.identity.model}")
+
+
+def weights_hash(weights: npt.NDArray[np.float32] | None) -> str:
+    """SHA-256, in hex, of one tensor's importances; ``none`` without any."""
+    if weights is None:
+        return "none"
+    return hashlib.sha256(np.ascontiguousarray(weights, "<f4").tobytes()).hexdigest()
+
+
+def _imatrix_bytes(imatrix: Imatrix) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "imatrix.gguf"
+        write_imatrix(path, imatrix)
+        return path.read_bytes()
+
+
+def _imatrix_from(data: bytes) -> Imatrix:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "imatrix.gguf"
+        path.write_bytes(data)
+        return read_imatrix(path)

@@ -1,0 +1,137 @@
+"""The report in words: the sentence that answers the question, and the few beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mqnative.report.numbers import duration, measured, plain, significant, size_text
+from mqnative.report.summary import MixRow, Report
+
+# Sizes closer than this are called the same; alignment alone makes them differ by less.
+SAME_SIZE = 0.005
+
+
+class Span(NamedTuple):
+    """A piece of a sentence."""
+
+    text: str
+    strong: bool = False
+
+
+def rival(report: Report) -> MixRow | None:
+    """Whom the headline names: the best mix that is not larger, else the one nearest in size."""
+    size = report.result.size_bytes
+    fair = [m for m in report.baselines if m.size_bytes <= size * (1 + SAME_SIZE)]
+    if fair:
+        return min(fair, key=lambda m: (m.figures.kld_mean, m.size_bytes))
+    return min(report.baselines, key=lambda m: m.size_bytes, default=None)
+
+
+def headline(report: Report) -> list[Span]:
+    """The sentence that answers the question: what this file loses, and what others of its size lose."""
+    result, other = report.result, rival(report)
+    spans = [
+        Span("This "),
+        Span(f"{size_text(result.size_bytes)} file loses {_kld(result)} nats per token", True),
+        Span(" against the original"),
+    ]
+    if other is None:
+        return [*spans, Span(".")]
+    spans += [Span(f"; {plain(other.name)}{_beside(result, other)} loses {_kld(other)}: ")]
+    return [*spans, Span(f"{outcome(result, other)}.", True)]
+
+
+def outcome(result: MixRow, other: MixRow) -> str:
+    """``41 % less``, ``12 % more``, ``no difference that the text can show``."""
+    if other.verdict == "tie":
+        return "a tie at 95 %"
+    ratio = relative(result, other)
+    if ratio is None:
+        return f"{other.verdict or 'not compared'} at 95 %"
+    if ratio < 1:
+        return f"{_percent(1 - ratio)} less"
+    return f"{_percent(ratio - 1)} more" if ratio < 2 else f"{significant(ratio, 2)} times as much"
+
+
+def relative(result: MixRow, other: MixRow) -> float | None:
+    """The result's KLD over another mix's; None where that says nothing."""
+    mine, theirs = result.figures.kld_mean, other.figures.kld_mean
+    if not (mine > 0 and theirs > 0 and math.isfinite(mine) and math.isfinite(theirs)):
+        return None
+    ratio = mine / theirs
+    return ratio if 0 < ratio < math.inf else None
+
+
+def versus(mix: MixRow) -> str:
+    """``better``, ``worse`` or ``tie``: the result against this mix; empty for the result."""
+    return mix.verdict or ""
+
+
+def prediction(report: Report) -> str:
+    """How the measured KLD compares with what was predicted; empty where nothing was."""
+    result = report.result
+    if result.predicted_kld is None:
+        return ""
+    measured_kld = result.figures.kld_mean
+    said = f"Predicted {significant(result.predicted_kld)}, measured {_kld(result)}"
+    if measured_kld > 0 and 0 < result.predicted_kld / measured_kld < math.inf:
+        said += f" (ratio {significant(result.predicted_kld / measured_kld)})"
+    return said
+
+
+def proof(report: Report) -> str:
+    """What is proven about the choice; empty where nothing is."""
+    if report.gap is None:
+        return ""
+    if report.gap <= 0:
+        return "no mix has a lower predicted KLD in this size (proven)"
+    return f"no mix has a predicted KLD more than {_percent(report.gap)} lower in this size (proven)"
+
+
+def held_out(report: Report) -> str:
+    """On how much text the figures stand."""
+    f = report.result.figures
+    return f"{count(f.n_tokens, 'held-out token')} in {count(f.n_chunks, 'chunk')}"
+
+
+def time_spent(report: Report) -> str:
+    """How long it all took, and how much came from the store; empty without steps."""
+    if not report.steps:
+        return ""
+    total = duration(sum(s.elapsed_s for s in report.steps))
+    reused = sum(s.reused for s in report.steps)
+    return f"{total} in {count(len(report.steps), 'step')}" + (f", {reused} from the store" if reused else "")
+
+
+def count(n: int, noun: str) -> str:
+    """``1 chunk``, ``15,300 tokens``."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def text_of(spans: Sequence[Span]) -> str:
+    """A sentence without emphasis."""
+    return "".join(span.text for span in spans)
+
+
+def _kld(mix: MixRow) -> str:
+    return measured(mix.figures.kld_mean, *mix.figures.kld_ci95).value
+
+
+def _beside(result: MixRow, other: MixRow) -> str:
+    if not (result.size_bytes > 0 and other.size_bytes > 0):
+        return ""
+    ratio = other.size_bytes / result.size_bytes
+    if abs(ratio - 1) <= SAME_SIZE:
+        return " of the same size"
+    if ratio >= 2:
+        return f", {significant(ratio, 2)} times the size,"
+    return f", {_percent(abs(ratio - 1))} {'larger' if ratio > 1 else 'smaller'},"
+
+
+def _percent(part: float) -> str:
+    percent = 100 * part
+    return (
+        f"{percent:.0f} %" if 9.5 <= percent < 99.5 else f"{significant(percent, 2 if percent < 99 else 3)} %"
+    )

@@ -1,0 +1,1 @@
+"""Which type every tensor gets, given what each choice costs in bytes and in damage."""

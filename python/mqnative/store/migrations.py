@@ -1,0 +1,128 @@
+"""The schema and its history: numbered steps, each in its own transaction together with its number.
+
+A step that was released is never edited; a change is a further step.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+from mqnative.store.connection import Database
+from mqnative.store.paths import OTHER_FOLDER
+
+# Marks the file as ours, for us and for file(1): "mqna".
+APPLICATION_ID = 0x6D716E61
+
+Step = Callable[[sqlite3.Connection], None]
+
+
+def m001_measurements(db: sqlite3.Connection) -> None:
+    """Everything that is measured, under the hash of what decides it."""
+    # data comes last, since sqlite reads a row from its front and blobs may fill thousands of pages.
+    db.execute(
+        """
+        CREATE TABLE measurements (
+          id INTEGER PRIMARY KEY,
+          kind TEXT NOT NULL,
+          key TEXT NOT NULL UNIQUE CHECK (length(key) = 64),
+          inputs TEXT NOT NULL,
+          value TEXT NOT NULL,
+          created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+          elapsed_s REAL NOT NULL CHECK (elapsed_s >= 0),
+          data BLOB CHECK (typeof(data) IN ('blob', 'null'))
+        )
+        """
+    )
+    db.execute("CREATE INDEX measurements_by_kind ON measurements (kind)")
+
+
+def m002_views(db: sqlite3.Connection) -> None:
+    """The figures as columns, for people who query the file with sqlite3."""
+    identity = ("model", "tensor", "name", "qtype", "imatrix", "corpus", "metric_version", "build")
+    chunks = ("first_chunk", "n_chunks", "n_tokens")
+    divergence = ("kld_mean", "kld_se", "kld_ci95[0]", "kld_ci95[1]", "kld_median", "kld_p99", "kld_max")
+    damage = (*divergence, "top1_agreement", "ppl", "ppl_se", "ppl_ratio", "ppl_cor_ln")
+    weighted = ("weighted_relative", "weighted_relative_ci95[0]", "weighted_relative_ci95[1]")
+    errors = (*weighted, "relative", "rmse", "max_abs", "cosine", "weighted_cosine", "n_rows")
+    _create_view(db, "errors", "errors", (*identity, *errors))
+    _create_view(db, "probes", "probe", (*identity, *chunks, *damage))
+    _create_view(db, "evaluations", "evaluation", ("mix", *identity, *chunks, *damage))
+
+
+def m003_remembered_models(db: sqlite3.Connection) -> None:
+    """Identities of model files, which cost a read of every byte."""
+    # The path is a blob, since names of files need not be UTF-8.
+    db.execute(
+        """
+        CREATE TABLE remembered_models (
+          path BLOB PRIMARY KEY,
+          stamp TEXT NOT NULL,
+          identity TEXT NOT NULL,
+          created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+        )
+        """
+    )
+
+
+STEPS: tuple[Step, ...] = (m001_measurements, m002_views, m003_remembered_models)
+
+
+def migrate(database: Database, steps: Sequence[Step] = STEPS) -> None:
+    """Bring the schema to the newest version; an up-to-date file is only read.
+
+    Raises:
+        StoreError: the file is another program's or a newer mqnative's (then ``version`` is its version);
+            it was not touched.
+    """
+    version = _version(database, len(steps))
+    if version < len(steps):
+        # Where the file system cannot share memory, sqlite keeps its rollback journal: slower, equally safe.
+        database.execute("PRAGMA journal_mode = WAL")
+    for number, step in enumerate(steps, start=1):
+        if number > version:
+            _apply(database, number, step)
+
+
+def _version(database: Database, known: int) -> int:
+    """The file's schema version; 0 if it is empty."""
+    ((application,),) = database.execute("PRAGMA application_id")
+    ((version,),) = database.execute("PRAGMA user_version")
+    if application != APPLICATION_ID:
+        if version or application or database.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+            raise database.error(f"it is a database of another program; move it away, or {OTHER_FOLDER}")
+        return 0
+    if version > known:
+        raise database.error(
+            f"a newer mqnative wrote it (schema version {version}, this one knows {known}); "
+            f"upgrade mqnative, or {OTHER_FOLDER}",
+            version=version,
+        )
+    return int(version)
+
+
+def _apply(database: Database, number: int, step: Step) -> None:
+    with database.transaction() as db:
+        ((version,),) = db.execute("PRAGMA user_version")
+        if version >= number:  # another process was faster
+            return
+        step(db)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {number}")
+
+
+def _create_view(db: sqlite3.Connection, view: str, kind: str, fields: Sequence[str]) -> None:
+    """A view of one kind whose columns are fields of the inputs or, where those lack them, of the value."""
+    columns = (
+        f"coalesce(json_extract(inputs, '$.{field}'), json_extract(value, '$.{field}')) AS {_column(field)}"
+        for field in fields
+    )
+    db.execute(
+        f"CREATE VIEW {view} AS SELECT id, {', '.join(columns)}, created, elapsed_s, key "
+        f"FROM measurements WHERE kind = '{kind}'"
+    )
+
+
+def _column(field: str) -> str:
+    """The two ends of an interval are columns of their own: ``kld_ci95[0]`` is ``kld_ci95_low``."""
+    return field.replace("[0]", "_low").replace("[1]", "_high")
