@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from golden_inputs import (
     SEED,
     SHAPES,
@@ -17,18 +18,15 @@ from golden_inputs import (
     write_golden_imatrix,
     write_golden_model,
 )
-from tiny_models import bf16_bits
-
 from mqnative.core.native import core
 from mqnative.core.presets import requires_imatrix
 from mqnative.core.quantize import quantize
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import read_imatrix
 from mqnative.formats.qtypes import all_types
+from tiny_models import bf16_bits
 
-GOLDEN = json.loads(
-    (Path(__file__).parent / "golden" / "quantized_bytes.json").read_text(encoding="utf-8")
-)
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "quantized_bytes.json").read_text(encoding="utf-8"))
 TARGETS = [t.name for t in all_types().values() if t.is_target]
 STORED_AS = {
     "F32": lambda weights: weights,
@@ -59,9 +57,7 @@ def test_the_files_given_to_upstream_hold_the_seeded_inputs(tmp_path: Path) -> N
     with GGUFFile.open(tmp_path / "model.gguf") as file:
         for name in SHAPES:
             np.testing.assert_array_equal(file.array(name), stored(name))
-            np.testing.assert_array_equal(
-                imatrix.entries[name].sum_squares, golden_imatrix()[name]
-            )
+            np.testing.assert_array_equal(imatrix.entries[name].sum_squares, golden_imatrix()[name])
 
 
 def test_the_golden_file_covers_every_type_that_can_be_written() -> None:

@@ -19,18 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tiny_models import (
-    N_EMBD,
-    N_EXPERT,
-    N_EXPERT_USED,
-    NORM_EPS,
-    SLIDING_WINDOW,
-    Floats,
-    TinyModels,
-    llama_model,
-    moe_model,
-    write_model,
-)
 
 from mqnative.core.model import Model
 from mqnative.core.presets import preset_types, quantizable, upstream_quantize
@@ -50,6 +38,19 @@ from mqnative.errors import (
 from mqnative.formats.gguf import GGUFFile, MetaValue
 from mqnative.formats.imatrix import read_imatrix
 from mqnative.formats.qtypes import all_types, qtype
+from tiny_models import (
+    N_EMBD,
+    N_EXPERT,
+    N_EXPERT_USED,
+    NORM_EPS,
+    SLIDING_WINDOW,
+    Floats,
+    TinyModels,
+    llama_model,
+    moe_model,
+    sliding_model,
+    write_model,
+)
 
 SEED = 31
 N_TOKENS = 64
@@ -161,7 +162,7 @@ class StoppingMonitor:
     done: int = -1
 
     def start(self, step: str, total: int, unit: str) -> None:
-        self.total = total
+        self.step, self.total, self.unit = step, total, unit
 
     def update(self, done: int) -> None:
         self.done = done
@@ -300,7 +301,9 @@ def test_the_first_logits_do_not_see_later_tokens(model: Model, tokens: Tokens, 
 
 def test_a_sliding_window_forgets_what_lies_before_it(tiny_models: TinyModels, tokens: Tokens) -> None:
     """With both layers sliding, a token reaches no further than two windows."""
-    metadata, tensors = (dict(part) for part in _sliding_only())
+    metadata, tensors = sliding_model()
+    # A pattern of 0 makes every layer slide (llama_hparams::set_swa_pattern).
+    metadata["gemma2.attention.sliding_window_pattern"] = MetaValue.u32(0)
     path = tiny_models.write("sliding only", (metadata, tensors))
     ids = tokens[:N_TOKENS].copy()
     with Model(path, n_threads=1) as loaded:
@@ -311,14 +314,6 @@ def test_a_sliding_window_forgets_what_lies_before_it(tiny_models: TinyModels, t
     reach = 2 * (SLIDING_WINDOW - 1)
     assert differ[: reach // 2].any()
     assert not differ[reach + 1 :].any()
-
-
-def _sliding_only() -> Any:
-    from tiny_models import sliding_model
-
-    metadata, tensors = sliding_model()
-    # A pattern of 0 makes every layer slide (llama_hparams::set_swa_pattern).
-    return metadata | {"gemma2.attention.sliding_window_pattern": MetaValue.u32(0)}, tensors
 
 
 def test_logits_do_not_depend_on_the_number_of_threads(
@@ -496,9 +491,7 @@ def test_a_mix_is_restored_after_an_exception(model: Model, tokens: Tokens, base
     assert np.array_equal(model.logits(tokens[:N_TOKENS]), baseline)
 
 
-def test_a_mix_that_cannot_be_encoded_changes_nothing(
-    model: Model, tokens: Tokens, baseline: Floats
-) -> None:
+def test_a_mix_that_cannot_be_encoded_changes_nothing(model: Model, tokens: Tokens, baseline: Floats) -> None:
     types = {"blk.0.attn_q.weight": "Q2_K", "blk.0.attn_norm.weight": "Q2_K"}
     with pytest.raises(UnsupportedTypeError), model.mix(types):
         raise AssertionError("not reached")
@@ -843,9 +836,7 @@ def test_each_expert_gets_the_sums_of_the_tokens_that_were_sent_to_it(
             own = x[(chosen == expert).any(axis=1)]
             assert entry.counts[expert] == len(own)
             np.testing.assert_allclose(entry.sum_squares[expert], (own**2).sum(axis=0), rtol=tolerance)
-            assert (
-                np.abs(entry.sums[expert] - own.sum(axis=0)) <= tolerance * np.abs(own).sum(axis=0)
-            ).all()
+            assert (np.abs(entry.sums[expert] - own.sum(axis=0)) <= tolerance * np.abs(own).sum(axis=0)).all()
 
 
 @pytest.mark.parametrize("label", ["dense", "moe", "sliding", "recurrent"])

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_inputs import SHAPES, golden_imatrix, golden_tensors, write_golden_model
-from tiny_models import TinyModels, heavy_tailed, write_model
 
+from golden_inputs import SHAPES, golden_imatrix, golden_tensors, write_golden_model
 from mqnative.core.presets import (
     override_types,
     preset,
@@ -32,8 +31,9 @@ from mqnative.errors import (
     QuantizeError,
     UnsupportedTypeError,
 )
-from mqnative.formats.gguf import GGUFFile, MetaValue
+from mqnative.formats.gguf import GGUFFile, MetaType, MetaValue
 from mqnative.formats.qtypes import all_types, qtype
+from tiny_models import TinyModels, heavy_tailed, write_model
 
 LABELS = ("builtin", "dense", "moe", "sliding", "odd_rows", "recurrent", "split")
 TARGETS = [t.name for t in all_types().values() if t.is_target]
@@ -131,7 +131,7 @@ def test_types_of_every_preset_are_those_of_llama_quantizes_dry_run(
             tmp_path / "imatrix.gguf",
             {
                 "general.type": MetaValue.string("imatrix"),
-                "imatrix.datasets": MetaValue.array(MetaValue.string("").type, ["none"]),
+                "imatrix.datasets": MetaValue.array(MetaType.STRING, ["none"]),
                 "imatrix.chunk_count": MetaValue.u32(1),
                 "imatrix.chunk_size": MetaValue.u32(512),
             },
@@ -200,9 +200,7 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
 
 # src/llama-quant.cpp, tensor_type_fallback: what takes the place of a type whose blocks do not fit.
 TO_BLOCKS_OF_32 = {
-    **dict.fromkeys(
-        ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"
-    ),
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
@@ -382,7 +380,9 @@ def test_importances_of_the_wrong_length_are_refused(tmp_path: Path) -> None:
     assert "blk.0.attn_q.weight" in caught.value.log
 
 
-def test_tensors_are_reported_and_the_last_report_is_not_early(tmp_path: Path, recording_monitor: Any) -> None:
+def test_tensors_are_reported_and_the_last_report_is_not_early(
+    tmp_path: Path, recording_monitor: Any
+) -> None:
     model = write_golden_model(tmp_path / "model.gguf")
     upstream_quantize(model, tmp_path / "out.gguf", "Q4_0", n_threads=1, monitor=recording_monitor)
     assert recording_monitor.started == [("llama_model_quantize", len(SHAPES), "tensors")]
@@ -398,11 +398,11 @@ def test_progress_ends_at_the_number_of_tensors(tmp_path: Path, recording_monito
     assert recording_monitor.updates[-1] == len(SHAPES)
 
 
-class StopAfter:
-    """Raises once it is told of progress."""
+class StoppingMonitor:
+    """Raises at its first report."""
 
     def start(self, step: str, total: int, unit: str) -> None:
-        self.total = total
+        self.step, self.total, self.unit = step, total, unit
 
     def update(self, done: int) -> None:
         self.done = done
@@ -416,7 +416,7 @@ def test_a_monitor_that_raises_stops_upstream_between_tensors(builtin_model: Pat
     # IQ2_XS on one thread takes 4 s for this model; the first report comes after 0.1 s.
     shapes = shapes_of(builtin_model)
     imatrix = {n: np.ones(s[0], np.float32) for n, s in shapes.items() if len(s) > 1}
-    monitor, out = StopAfter(), tmp_path / "out.gguf"
+    monitor, out = StoppingMonitor(), tmp_path / "out.gguf"
     with pytest.raises(OperationCancelled, match="enough"):
         upstream_quantize(builtin_model, out, "IQ2_XS", imatrix=imatrix, n_threads=1, monitor=monitor)
     assert monitor.done < monitor.total

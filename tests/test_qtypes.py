@@ -8,10 +8,10 @@ from pathlib import Path
 
 import gguf
 import pytest
-from golden_inputs import write_golden_imatrix, write_golden_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden_inputs import write_golden_imatrix, write_golden_model
 from mqnative.errors import UnsupportedTypeError
 from mqnative.formats.qtypes import all_types, qtype, types_by_id
 
@@ -76,9 +76,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
 
 
 def test_types_by_id_is_the_same_table() -> None:
-    assert sorted(types_by_id().values(), key=lambda t: t.name) == sorted(
-        ALL_TYPES, key=lambda t: t.name
-    )
+    assert sorted(types_by_id().values(), key=lambda t: t.name) == sorted(ALL_TYPES, key=lambda t: t.name)
     assert all(number == t.id for number, t in types_by_id().items())
 
 
@@ -101,9 +99,7 @@ def test_a_row_that_does_not_fill_blocks_is_refused(kind, n_per_row: int) -> Non
 
 @pytest.mark.upstream
 @pytest.mark.parametrize("kind", [t for t in ALL_TYPES if not t.is_target], ids=lambda t: t.name)
-def test_upstream_cannot_encode_a_type_that_is_no_target(
-    kind, upstream_bin: Path, tmp_path: Path
-) -> None:
+def test_upstream_cannot_encode_a_type_that_is_no_target(kind, upstream_bin: Path, tmp_path: Path) -> None:
     """That it can encode the others is what the golden bytes were made from."""
     model = write_golden_model(tmp_path / "model.gguf")
     imatrix = write_golden_imatrix(tmp_path / "imatrix.gguf")

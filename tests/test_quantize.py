@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import Floats, bf16_bits, bf16_floats, heavy_tailed
 
 from mqnative.core.native import core
 from mqnative.core.quantize import dequantize, quantize, quantize_blocks, validate_blocks
@@ -26,6 +25,7 @@ from mqnative.errors import (
     UnsupportedTypeError,
 )
 from mqnative.formats.qtypes import all_types, qtype
+from tiny_models import Floats, bf16_bits, bf16_floats, heavy_tailed
 
 SEED = 1234
 TARGETS = [t.name for t in all_types().values() if t.is_target]
@@ -84,9 +84,7 @@ def test_a_half_precision_source_gives_the_bytes_of_the_same_numbers_in_float32(
     assert np.array_equal(
         quantize(half, target, weighting), quantize(half.astype(np.float32), target, weighting)
     )
-    assert np.array_equal(
-        quantize(brain, target, weighting), quantize(bf16_floats(brain), target, weighting)
-    )
+    assert np.array_equal(quantize(brain, target, weighting), quantize(bf16_floats(brain), target, weighting))
 
 
 @pytest.mark.parametrize("source", ["Q8_0", "Q4_K", "IQ4_XS"])
@@ -128,7 +126,7 @@ def test_other_dtypes_are_refused_not_converted(x: npt.NDArray[Any]) -> None:
         lambda x: x[::2],
         lambda x: x.T,
         lambda x: x[:, ::-1],
-        lambda x: np.asfortranarray(x),
+        np.asfortranarray,
         lambda x: x.reshape(2, 256, 256).transpose(1, 0, 2),
     ],
     ids=["columns", "rows", "transposed", "reversed", "fortran", "swapped experts"],
@@ -241,9 +239,7 @@ def test_the_core_itself_refuses_a_shape_that_the_array_does_not_have(
 def test_importances_change_the_bytes_exactly_where_the_kernel_uses_them(target: str) -> None:
     x = matrix(4, N_PER_ROW)
     weights = importances(N_PER_ROW)
-    differ = not np.array_equal(
-        quantize(x, target, weights), quantize(x, target, weights[::-1].copy())
-    )
+    differ = not np.array_equal(quantize(x, target, weights), quantize(x, target, weights[::-1].copy()))
     assert differ == (target not in WITHOUT_WEIGHTING)
     assert differ == core().uses_imatrix(qtype(target).id)
 
@@ -271,9 +267,7 @@ def test_a_type_that_needs_importances_is_refused_without(target: str) -> None:
 @pytest.mark.parametrize("target", ["Q4_K", "IQ2_XS", "Q8_0", "F16"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0, -1e-30])
 @pytest.mark.parametrize("where", [0, 300, 511])
-def test_unusable_importances_are_refused_wherever_they_are(
-    target: str, bad: float, where: int
-) -> None:
+def test_unusable_importances_are_refused_wherever_they_are(target: str, bad: float, where: int) -> None:
     weights = importances(512)
     weights[where] = bad
     with pytest.raises(ImatrixError, match=f"importance {where} "):
@@ -313,9 +307,7 @@ def test_importances_of_zero_give_valid_blocks(target: str, zeros: slice) -> Non
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("target", FAMILIES)
-def test_a_weight_that_is_not_finite_is_refused_with_its_row_and_slice(
-    target: str, bad: float
-) -> None:
+def test_a_weight_that_is_not_finite_is_refused_with_its_row_and_slice(target: str, bad: float) -> None:
     x = matrix(3, 5, 256)
     x[1, 3, 77] = bad
     with pytest.raises(NonFiniteError) as caught:
@@ -562,9 +554,7 @@ def test_zeros_of_either_sign_stay_zeros(target: str) -> None:
 
 @EXAMPLES
 @given(x=weights_of(), target=st.sampled_from(TARGETS), seed=seeds)
-def test_a_row_is_encoded_the_same_whatever_its_neighbours(
-    x: Floats, target: str, seed: int
-) -> None:
+def test_a_row_is_encoded_the_same_whatever_its_neighbours(x: Floats, target: str, seed: int) -> None:
     weights = importances(x.shape[1], seed=seed)
     order = np.random.default_rng(seed).permutation(len(x))
     assert np.array_equal(quantize(x[order], target, weights), quantize(x, target, weights)[order])

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import Floats, bf16_bits, bf16_floats, heavy_tailed
 
 from mqnative.core.quantize import (
     RowErrors,
@@ -21,6 +20,7 @@ from mqnative.core.quantize import (
 )
 from mqnative.errors import ImatrixError, NonFiniteError, ShapeError, UnsupportedTypeError
 from mqnative.formats.qtypes import all_types, qtype
+from tiny_models import Floats, bf16_bits, bf16_floats, heavy_tailed
 
 SEED = 99
 TARGETS = [t.name for t in all_types().values() if t.is_target]
@@ -154,9 +154,7 @@ def test_no_rows_and_no_types_give_empty_results() -> None:
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     # 600 rows of 256 make three tasks, the last one short.
     x, imatrix = weights(2, 300, 256), importances(2, 256)
-    results = [
-        measured(x, ["Q4_K", "IQ2_XS"], imatrix, histogram=True, n_threads=n) for n in (1, 2, 7)
-    ]
+    results = [measured(x, ["Q4_K", "IQ2_XS"], imatrix, histogram=True, n_threads=n) for n in (1, 2, 7)]
     for other in results[1:]:
         for name in (*FIELDS, "w2", "vw2", "histogram"):
             assert np.array_equal(getattr(other, name), getattr(results[0], name)), name

@@ -167,9 +167,7 @@ def _near_one(rng: np.random.Generator, n: int) -> Floats:
     return rng.uniform(0.5, 1.5, n).astype(np.float32)
 
 
-def llama_model(
-    n_embd: int, n_ff: int, n_head: int, n_head_kv: int, n_layer: int = 2
-) -> ModelParts:
+def llama_model(n_embd: int, n_ff: int, n_head: int, n_head_kv: int, n_layer: int = 2) -> ModelParts:
     rng = np.random.default_rng([SEED, n_embd])
     metadata = _common(
         "llama",

@@ -2,8 +2,8 @@
 
     python tests/golden/regenerate.py FOLDER_WITH_LLAMA_QUANTIZE
 
-Build the tools with `cmake -DMQNATIVE_UPSTREAM_TOOLS=ON` from the pinned tree. Run this when the pin moves, and
-review the difference: every changed line is a change of upstream's bytes.
+Build the tools with `cmake -DMQNATIVE_UPSTREAM_TOOLS=ON` from the pinned tree. Run this when the pin moves,
+and review the difference: every changed line is a change of upstream's bytes.
 """
 
 from __future__ import annotations

@@ -19,10 +19,16 @@ from mqnative.errors import MQNativeError, OperationCancelled
 
 # Name -> (module:function, what `mqnative --help` says). A module is imported when its command is used.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("mqnative.app.auto:demo", "Run the whole job on the built-in model."),
+    "auto": ("mqnative.app.auto:auto", "Find, build and prove the best mix of a size."),
     "doctor": ("mqnative.app.doctor:doctor", "Show what this build and this machine can do."),
     "inspect": ("mqnative.app.inspect:inspect", "Show a model's structure, types and sizes."),
     "imatrix": ("mqnative.app.imatrix:imatrix", "Collect an importance matrix from a text."),
+    "sweep": ("mqnative.app.sweep:sweep", "Measure the weight error of every tensor at every type."),
+    "probe": ("mqnative.app.probe:probe", "Measure the KL divergence that quantizing each tensor causes."),
+    "solve": ("mqnative.app.solve:solve", "Find the best recipe for a budget."),
     "eval": ("mqnative.app.eval:evaluate_command", "Measure perplexity and KL divergence."),
+    "compare": ("mqnative.app.compare:compare", "Compare files with the unquantized model and each other."),
     "build": ("mqnative.app.build:build", "Write the GGUF that a recipe describes."),
 }
 

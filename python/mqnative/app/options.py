@@ -60,3 +60,16 @@ def compute_options(command: Command) -> Command:
         "-ngl", "--gpu-layers", "n_gpu_layers", type=int, help="Layers on the GPU; default: all, with a GPU."
     )
     return threads(device(layers(command)))
+
+
+def type_list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Comma-separated type names, checked: the callback of ``--types``."""
+    if not value:
+        return ()
+    from mqnative.errors import UnsupportedTypeError
+    from mqnative.formats.qtypes import qtype
+
+    try:
+        return tuple(dict.fromkeys(qtype(name.strip()).name for name in value.split(",")))
+    except UnsupportedTypeError as error:
+        raise click.BadParameter(error.message) from None

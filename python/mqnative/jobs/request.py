@@ -26,7 +26,7 @@ class Request:
         size_bytes, bpw: the budget, one of the two.
         targets: types allowed.
         n_ctx: tokens per chunk.
-        probe_chunks, select_chunks, verify_chunks: how much text each step uses; None means as much as it takes.
+        probe_chunks, select_chunks, verify_chunks: how much text each step uses; None: as much as it takes.
         build: upstream commit, ISA and device.
     """
 

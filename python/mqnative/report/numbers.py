@@ -9,6 +9,7 @@ from typing import NamedTuple
 # Outside these powers of ten, a figure is written with an exponent.
 _FIXED_FROM, _FIXED_TO = -5, 7
 _MAX_DIGITS = 6
+TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Control characters, lone surrogates and direction overrides can hide or forge what stands beside them.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -103,9 +104,12 @@ def plain_lines(text: str) -> str:
 
 
 def typeset(number: str) -> str:
-    """A written number as print sets it: a true minus sign, ``1.2×10⁻⁷`` for ``1.2e-07``."""
-    number = re.sub(r"e([+-]\d+)", lambda m: "×10" + str(int(m[1])).translate(_SUPERSCRIPTS), number)
-    return re.sub(r"(?<![\w⁻])-(?=\d)", "−", number)
+    """A written number as print sets it: a true minus sign, a power of ten for ``1.2e-07``."""
+
+    def power(match: re.Match[str]) -> str:
+        return f"{TIMES}10{str(int(match[1])).translate(_SUPERSCRIPTS)}"
+
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, re.sub(r"(?<=\d)e([+-]\d+)", power, number))
 
 
 def _exponent(value: float) -> int:

@@ -64,30 +64,25 @@ def relative(result: MixRow, other: MixRow) -> float | None:
     return ratio if 0 < ratio < math.inf else None
 
 
-def versus(mix: MixRow) -> str:
-    """``better``, ``worse`` or ``tie``: the result against this mix; empty for the result."""
-    return mix.verdict or ""
+def claims(report: Report) -> str:
+    """Whether the prediction held, and what is proven about the choice; empty where nothing is known."""
+    return " ".join(s for s in (_prediction(report.result), _proof(report)) if s)
 
 
-def prediction(report: Report) -> str:
-    """How the measured KLD compares with what was predicted; empty where nothing was."""
-    result = report.result
+def _prediction(result: MixRow) -> str:
     if result.predicted_kld is None:
         return ""
-    measured_kld = result.figures.kld_mean
     said = f"Predicted {significant(result.predicted_kld)}, measured {_kld(result)}"
-    if measured_kld > 0 and 0 < result.predicted_kld / measured_kld < math.inf:
-        said += f" (ratio {significant(result.predicted_kld / measured_kld)})"
-    return said
+    ratio = result.predicted_kld / result.figures.kld_mean if result.figures.kld_mean > 0 else 0.0
+    return f"{said} (ratio {significant(ratio)})." if 0 < ratio < math.inf else f"{said}."
 
 
-def proof(report: Report) -> str:
-    """What is proven about the choice; empty where nothing is."""
+def _proof(report: Report) -> str:
     if report.gap is None:
         return ""
     if report.gap <= 0:
-        return "no mix has a lower predicted KLD in this size (proven)"
-    return f"no mix has a predicted KLD more than {_percent(report.gap)} lower in this size (proven)"
+        return "No mix of this size has a lower predicted KLD (proven)."
+    return f"No mix of this size has a predicted KLD more than {_percent(report.gap)} lower (proven)."
 
 
 def held_out(report: Report) -> str:
@@ -105,9 +100,9 @@ def time_spent(report: Report) -> str:
     return f"{total} in {count(len(report.steps), 'step')}" + (f", {reused} from the store" if reused else "")
 
 
-def count(n: int, noun: str) -> str:
+def count(n: int, noun: str, plural: str = "") -> str:
     """``1 chunk``, ``15,300 tokens``."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def text_of(spans: Sequence[Span]) -> str:

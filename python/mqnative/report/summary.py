@@ -55,7 +55,7 @@ class MixRow:
         bpw: 8 x bytes of tensor data / weights.
         figures: held-out scores.
         verdict: the result against this mix, paired on the same tokens; None for the result.
-        kld_difference: KLD of this mix minus the result's: value, low, high; positive if the result is better.
+        kld_difference: KLD of this mix minus the result's: value, low, high; positive if that is better.
         predicted_kld, predicted_ci95: what the damage table said before measuring.
         why: why the mix is here (``asked for``, ``best preset of at most equal size``).
     """
@@ -160,7 +160,7 @@ class Report:
         notes: coverage, fallbacks, warnings.
         provenance: versions, commit, hashes, texts.
         rebuild_command: the command that makes the same bytes again.
-        gap: proven bound on how far the predicted damage is from the best possible, relative; None if unproven.
+        gap: proven bound on how far the predicted damage is from the lowest, relative; None if unproven.
 
     Raises:
         ValueError: there is no mix, or the first one is not the only result.

@@ -6,7 +6,7 @@ A step that was released is never edited; a change is a further step.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mqnative.store.connection import Database
 from mqnative.store.paths import OTHER_FOLDER
@@ -39,15 +39,23 @@ def m001_measurements(db: sqlite3.Connection) -> None:
 
 def m002_views(db: sqlite3.Connection) -> None:
     """The figures as columns, for people who query the file with sqlite3."""
-    identity = ("model", "tensor", "name", "qtype", "imatrix", "corpus", "metric_version", "build")
-    chunks = ("first_chunk", "n_chunks", "n_tokens")
-    divergence = ("kld_mean", "kld_se", "kld_ci95[0]", "kld_ci95[1]", "kld_median", "kld_p99", "kld_max")
-    damage = (*divergence, "top1_agreement", "ppl", "ppl_se", "ppl_ratio", "ppl_cor_ln")
-    weighted = ("weighted_relative", "weighted_relative_ci95[0]", "weighted_relative_ci95[1]")
-    errors = (*weighted, "relative", "rmse", "max_abs", "cosine", "weighted_cosine", "n_rows")
-    _create_view(db, "errors", "errors", (*identity, *errors))
-    _create_view(db, "probes", "probe", (*identity, *chunks, *damage))
-    _create_view(db, "evaluations", "evaluation", ("mix", *identity, *chunks, *damage))
+    provenance = ("imatrix", "metric_version", "build")
+    errors = (
+        "weighted",
+        "half_width",
+        "unweighted",
+        "rmse",
+        "max_abs",
+        "cosine",
+        "n_rows",
+        "energy",
+        "importance",
+    )
+    scores = ("chunk", "n_ctx", "n_tokens", "kld_mean", "nll_mean")
+    tensor = {"tensor": "name", "tensor_hash": "tensor"}
+    _create_view(db, "errors", "errors", tensor | _same("qtype", *errors, "tolerance", *provenance))
+    _create_view(db, "probes", "probe", _same("model", "tensor", "qtype", *scores, "mix", *provenance))
+    _create_view(db, "evaluations", "evaluation", _same("model", "mix", *scores, *provenance))
 
 
 def m003_remembered_models(db: sqlite3.Connection) -> None:
@@ -111,18 +119,18 @@ def _apply(database: Database, number: int, step: Step) -> None:
         db.execute(f"PRAGMA user_version = {number}")
 
 
-def _create_view(db: sqlite3.Connection, view: str, kind: str, fields: Sequence[str]) -> None:
-    """A view of one kind whose columns are fields of the inputs or, where those lack them, of the value."""
-    columns = (
-        f"coalesce(json_extract(inputs, '$.{field}'), json_extract(value, '$.{field}')) AS {_column(field)}"
-        for field in fields
+def _create_view(db: sqlite3.Connection, view: str, kind: str, columns: Mapping[str, str]) -> None:
+    """A view of one kind: each column is a field of the inputs or, where those lack it, of the value."""
+    selected = (
+        f"coalesce(json_extract(inputs, '$.{field}'), json_extract(value, '$.{field}')) AS {column}"
+        for column, field in columns.items()
     )
     db.execute(
-        f"CREATE VIEW {view} AS SELECT id, {', '.join(columns)}, created, elapsed_s, key "
+        f"CREATE VIEW {view} AS SELECT id, {', '.join(selected)}, created, elapsed_s, key "
         f"FROM measurements WHERE kind = '{kind}'"
     )
 
 
-def _column(field: str) -> str:
-    """The two ends of an interval are columns of their own: ``kld_ci95[0]`` is ``kld_ci95_low``."""
-    return field.replace("[0]", "_low").replace("[1]", "_high")
+def _same(*fields: str) -> dict[str, str]:
+    """Columns that are named as their fields."""
+    return dict(zip(fields, fields, strict=True))

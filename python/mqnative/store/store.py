@@ -89,7 +89,7 @@ class Store:
         return self.get_many(kind, [inputs])[0]
 
     def get_many(self, kind: str, list_of_inputs: Iterable[Mapping[str, Any]]) -> list[Measurement | None]:
-        """For each inputs in turn the measurement, or None; about 15 microseconds each.
+        """For each inputs in turn the measurement, or None; about 20 microseconds each.
 
         Raises:
             TypeError, ValueError, NonFiniteError: as `content_key`.

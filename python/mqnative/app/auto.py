@@ -1,0 +1,179 @@
+"""``mqnative auto`` and ``mqnative demo``: the main job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mqnative.app.options import PATH, compute_options, ctx_option, force_option, json_option, model_argument
+from mqnative.app.sizes import Size
+
+if TYPE_CHECKING:
+    from mqnative.jobs.auto import Options
+
+_DEMO_BPW = 4.5
+# Enough text for a clear answer in under two minutes on two cores.
+_DEMO_PROBE_CHUNKS = 6
+_DEMO_SELECT_CHUNKS = 4
+_DEMO_VERIFY_CHUNKS = 20
+
+
+def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much text each step uses."""
+    verify = click.option(
+        "--verify-chunks",
+        type=click.IntRange(min=2),
+        help="Held-out chunks; default: until +-3 %, at least 20.",
+    )
+    probes = click.option("--probe-chunks", type=click.IntRange(min=2), default=16, show_default=True)
+    return verify(probes(command))
+
+
+@click.command(
+    short_help="Find, build and prove the best mix of a size.",
+    epilog="Example: mqnative auto model-bf16.gguf --bpw 4.5 --calib calibration.txt -o out/",
+)
+@model_argument
+@click.option("--size", "size_bytes", type=Size(), help="Budget for the whole file: 2.4GiB, 500MB, bytes.")
+@click.option("--bpw", type=click.FloatRange(min=0, min_open=True), help="Budget in bits per weight.")
+@click.option("--calib", type=PATH, required=True, help="Calibration text.")
+@click.option(
+    "--eval", "evaluation", type=PATH, help="Held-out text; default: a part of the calibration text."
+)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder for model, recipe and report.")
+@ctx_option
+@effort_options
+@compute_options
+@force_option
+@json_option
+def auto(
+    model: Path,
+    size_bytes: int | None,
+    bpw: float | None,
+    calib: Path,
+    evaluation: Path | None,
+    output: Path,
+    n_ctx: int,
+    probe_chunks: int,
+    verify_chunks: int | None,
+    n_threads: int | None,
+    device: str,
+    n_gpu_layers: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure MODEL on a text, choose the best type for every tensor under a budget, build, verify, report.
+
+    A run that was stopped goes on where it was when the same command is given again; a finished one reports
+    again.
+    """
+    if (size_bytes is None) == (bpw is None):
+        raise click.UsageError("give exactly one of --size and --bpw")
+    from mqnative.jobs.auto import Options
+    from mqnative.measure.study import Compute
+
+    options = Options(
+        size_bytes,
+        bpw,
+        n_ctx,
+        probe_chunks=probe_chunks,
+        verify_chunks=verify_chunks,
+        compute=Compute(device, n_gpu_layers, n_threads),
+    )
+    budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
+    texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
+    command = (
+        f"mqnative auto {model.name} {budget} {texts} --ctx {n_ctx} --probe-chunks {probe_chunks} -o OUT"
+    )
+    _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
+
+
+@click.command(
+    short_help="Run the whole job on the built-in model.",
+    epilog="Example: mqnative demo",
+)
+@click.option(
+    "-o", "--output", type=PATH, default="mqnative-demo", show_default=True, help="Folder for the results."
+)
+@click.option("--bpw", type=click.FloatRange(min=0, min_open=True), default=_DEMO_BPW, show_default=True)
+@compute_options
+@force_option
+@json_option
+def demo(
+    output: Path,
+    bpw: float,
+    n_threads: int | None,
+    device: str,
+    n_gpu_layers: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run `mqnative auto` on the built-in 8 M model and texts: measure, choose, build, verify, report."""
+    from mqnative.builtin import CALIB_TEXT, EVAL_TEXT, MODEL
+    from mqnative.jobs.auto import Options
+    from mqnative.measure.study import Compute
+
+    options = Options(
+        None,
+        bpw,
+        probe_chunks=_DEMO_PROBE_CHUNKS,
+        select_chunks=_DEMO_SELECT_CHUNKS,
+        verify_chunks=_DEMO_VERIFY_CHUNKS,
+        compute=Compute(device, n_gpu_layers, n_threads),
+    )
+    command = f"mqnative demo --bpw {bpw:g}"
+    _run(MODEL, CALIB_TEXT, EVAL_TEXT, output, options, command, force=force, as_json=as_json)
+
+
+def _run(
+    model: Path,
+    calib: Path,
+    evaluation: Path | None,
+    output: Path,
+    options: Options,
+    command: str,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from mqnative.app.output import ProgressMonitor, console, print_json
+    from mqnative.jobs.auto import run_auto
+    from mqnative.jobs.publish import publish
+    from mqnative.jobs.request import OutputFolder
+    from mqnative.report.jsonform import from_json, to_json
+    from mqnative.report.text import print_text
+    from mqnative.store import Store
+
+    folder = OutputFolder(output)
+    with Store.open() as store, ProgressMonitor() as monitor:
+        outcome = run_auto(model, calib, evaluation, folder, options, store, force=force, monitor=monitor)
+    if outcome is None:
+        manifest = json.loads(folder.manifest.read_text(encoding="utf-8"))
+        report = from_json(manifest["evaluation"])
+    else:
+        texts = (calib,) if evaluation is None else (calib, evaluation)
+        report, manifest = publish(outcome, folder, model.name, texts, command)
+    model_path = output / manifest["model_file"]
+    if as_json:
+        print_json(
+            {
+                "model_path": str(model_path),
+                "recipe_path": str(output / "recipe.yaml"),
+                "manifest_path": str(folder.manifest),
+                "report_path": str(output / "report.html"),
+                "files": [str(output / name) for name in manifest["files"]],
+                "launch_flags": [],
+                "reused": outcome is None,
+                "tensors": [{"name": n, "type": t} for n, t in manifest["types"].items()],
+            }
+            | to_json(report)["result"]
+            | {"baselines": to_json(report)["baselines"]}
+        )
+        return
+    out = console()
+    print_text(report, out)
+    out.print(f"\nmodel   {model_path}\nreport  {output / 'report.html'}")

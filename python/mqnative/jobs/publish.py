@@ -1,0 +1,243 @@
+"""What a finished run leaves in its folder: report, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mqnative.build.plan import PlannedTensor
+from mqnative.core.native import core
+from mqnative.formats.atomic import write_text_atomic
+from mqnative.formats.qtypes import qtype
+from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Measured, Outcome, Timed
+from mqnative.jobs.presets import STANDARD
+from mqnative.jobs.request import OutputFolder
+from mqnative.jobs.verify import Judged
+from mqnative.predict.damage import Damage, predict_mix
+from mqnative.report.html import to_html
+from mqnative.report.jsonform import to_json
+from mqnative.report.markdown import to_markdown
+from mqnative.report.summary import CurvePoint, Figures, MixRow, Report, StepTime, TensorRow
+
+MANIFEST_VERSION = "manifest/1"
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+_Z95 = 1.96
+
+
+def publish(
+    outcome: Outcome, folder: OutputFolder, source_name: str, texts: tuple[Path, ...], command: str
+) -> tuple[Report, dict[str, Any]]:
+    """Write report.html, report.md, report.json and, last of all, manifest.json.
+
+    Args:
+        outcome: the run.
+        folder: where to.
+        source_name: the model's file name.
+        texts: calibration text and, if there was one, held-out text.
+        command: the call that makes the same again.
+
+    Returns:
+        The report and the manifest.
+    """
+    report = report_of(outcome, source_name, texts, command)
+    outputs = {
+        "report.json": json.dumps(to_json(report), indent=2) + "\n",
+        "report.md": to_markdown(report),
+        "report.html": to_html(report),
+    }
+    for name, text in outputs.items():
+        write_text_atomic(folder.path / name, text)
+    names = [outcome.model_path.name, "recipe.yaml", *outputs]
+    manifest = manifest_of(outcome, report, {n: (folder.path / n).stat().st_size for n in names})
+    manifest["files_sha256"] = {outcome.model_path.name: _sha256(outcome.model_path)}
+    write_text_atomic(folder.manifest, json.dumps(manifest, indent=2) + "\n")
+    return report, manifest
+
+
+def manifest_of(outcome: Outcome, report: Report, files: dict[str, int]) -> dict[str, Any]:
+    """Everything needed to make the same bytes again and to check the claims."""
+    plan = outcome.fit.plan
+    return {
+        "mqnative": MANIFEST_VERSION,
+        "request": outcome.request.key(),
+        "inputs": asdict(outcome.request),
+        "source_sha256": outcome.request.model,
+        "imatrix_sha256": outcome.measured.imatrix.content_hash(),
+        "build": core().build_info(),
+        "model_file": outcome.model_path.name,
+        "size_bytes": plan.file_bytes,
+        "bpw": plan.bpw,
+        "ftype": plan.ftype.name,
+        "types": plan.types,
+        "predicted_kld": outcome.predicted.mean,
+        "optimality_gap": outcome.fit.solution.gap,
+        "evaluation": to_json(report),
+        "files": files,
+    }
+
+
+def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], command: str) -> Report:
+    """The run as the report sees it."""
+    measured, plan = outcome.measured, outcome.fit.plan
+    mixes = [
+        MixRow(
+            f"mqnative {plan.bpw:.2f} bpw",
+            "result",
+            plan.file_bytes,
+            plan.bpw,
+            _figures(outcome.judged[RESULT]),
+            predicted_kld=outcome.predicted.mean,
+            predicted_ci95=_interval(outcome.predicted),
+            why="asked for",
+        )
+    ]
+    mixes += [_rival_row(outcome, name) for name in outcome.judged if name != RESULT]
+    build = core().build_info()
+    return Report(
+        title=f"{source_name}: {plan.bpw:.2f} bits per weight",
+        model={
+            "file": source_name,
+            "parameters": f"{plan.n_weights:,}",
+            "tensors": f"{len(plan.tensors)}, {len(measured.table)} of them quantized",
+            "sha256 of the weights": outcome.request.model,
+        },
+        target=_target(outcome),
+        ppl_ref=outcome.ppl_ref,
+        mixes=tuple(mixes),
+        tensors=tuple(_tensor_row(t, measured) for t in plan.tensors),
+        steps=tuple(_step(s) for s in outcome.steps),
+        notes=tuple(notes_of(outcome)),
+        provenance={
+            "mqnative": f"{build['version']}, {build['compiler']}, {build['isa']}",
+            "llama.cpp": build["upstream_commit"],
+            "texts": ", ".join(t.name for t in texts),
+            "imatrix": measured.imatrix.content_hash(),
+        },
+        rebuild_command=command,
+        gap=outcome.fit.solution.gap,
+    )
+
+
+def notes_of(outcome: Outcome) -> list[str]:
+    """What a reader should know before trusting the figures."""
+    notes = []
+    unseen = [n for n, e in outcome.measured.imatrix.entries.items() if not e.counts.all()]
+    if unseen:
+        notes.append(
+            f"{len(unseen)} expert tensors hold experts that no calibration token reached, such as "
+            f"{unseen[0]}; their damage is estimated from the experts that were reached."
+        )
+    without = [n for n, w in outcome.measured.importances.items() if w is None]
+    if without:
+        notes.append(
+            f"{len(without)} tensors have no importances, such as {without[0]}; types that need them were "
+            "left out."
+        )
+    if outcome.fit.plan.fallbacks:
+        notes.append(
+            f"{len(outcome.fit.plan.fallbacks)} tensors have rows that the type asked for does not fit."
+        )
+    return notes
+
+
+def _rival_row(outcome: Outcome, name: str) -> MixRow:
+    rival, judged = outcome.rivals[name], outcome.judged[name]
+    predicted = _predicted(outcome.measured, rival.types)
+    why = "standard" if name in STANDARD else ""
+    if name == outcome.best_rival:
+        why = "best preset of at most equal size"
+    d = judged.difference
+    return MixRow(
+        name,
+        "preset",
+        rival.size_bytes,
+        rival.bpw,
+        _figures(judged),
+        verdict=judged.verdict,
+        kld_difference=None if d is None else (d.value, *d.ci95),
+        predicted_kld=None if predicted is None else predicted.mean,
+        predicted_ci95=None if predicted is None else _interval(predicted),
+        why=why,
+    )
+
+
+def _predicted(measured: Measured, types: Any) -> Damage | None:
+    """The predicted damage of a preset; None where it uses a type that was not measured."""
+    chosen = {}
+    for name, by_type in measured.table.items():
+        if types[name] != measured.tensors[name].qtype_name and types[name] not in by_type:
+            return None
+        chosen[name] = types[name]
+    table = {n: t | {measured.tensors[n].qtype_name: Damage(0.0, 0.0)} for n, t in measured.table.items()}
+    return predict_mix(table, chosen)
+
+
+def _figures(judged: Judged) -> Figures:
+    e = judged.figures
+    values = {name: getattr(e, name) for name in Figures.__dataclass_fields__}
+    return Figures(**values)
+
+
+def _tensor_row(tensor: PlannedTensor, measured: Measured) -> TensorRow:
+    block = _BLOCK.match(tensor.name)
+    role = (block.group(2) if block else tensor.name).removesuffix(".weight")
+    by_type = measured.table.get(tensor.name, {})
+    chosen = by_type.get(tensor.qtype)
+    return TensorRow(
+        tensor.name,
+        int(block.group(1)) if block else None,
+        role,
+        tensor.shape,
+        math.prod(tensor.shape),
+        tensor.source_type,
+        tensor.qtype,
+        tensor.size_bytes,
+        0.0 if chosen is None else chosen.mean,
+        _percentile(tensor.name, measured),
+        tuple(
+            CurvePoint(t, qtype(t).bpw, d.mean, *_interval(d), measured=t == measured.anchors[tensor.name])
+            for t, d in by_type.items()
+        ),
+    )
+
+
+def _percentile(name: str, measured: Measured) -> float | None:
+    """Where the tensor's importance lies within the model, 0 to 100."""
+    if measured.importances.get(name) is None:
+        return None
+    values = [s.importance for n, s in measured.sweeps.items() if measured.importances.get(n) is not None]
+    own = measured.sweeps[name].importance if name in measured.sweeps else None
+    if own is None or len(values) < 2:
+        return None
+    return 100.0 * sum(v < own for v in values) / (len(values) - 1)
+
+
+def _interval(d: Damage) -> tuple[float, float]:
+    half = _Z95 * math.sqrt(max(0.0, d.variance))
+    return max(0.0, d.mean - half), d.mean + half
+
+
+def _step(timed: Timed) -> StepTime:
+    return StepTime(timed.name, timed.elapsed_s, timed.detail)
+
+
+def _target(outcome: Outcome) -> str:
+    if outcome.request.bpw is not None:
+        return f"{outcome.request.bpw:g} bits per weight"
+    return f"a file of at most {outcome.request.size_bytes:,} bytes"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+__all__ = ["IMATRIX_NAME", "manifest_of", "notes_of", "publish", "report_of"]

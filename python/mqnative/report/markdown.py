@@ -1,0 +1,129 @@
+"""The report for a model card: the answer, the table of mixes, what it is made of, how to make it again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from mqnative.report.numbers import (
+    duration,
+    measured,
+    plain,
+    plain_lines,
+    share,
+    significant,
+    size_text,
+    with_error,
+)
+from mqnative.report.roles import by_role
+from mqnative.report.sentences import claims, headline, held_out, time_spent
+from mqnative.report.summary import MixRow, Report
+
+# What could begin markup inside a line; an underscore inside a word cannot.
+_MARKUP = re.compile(r"[\\`*\[\]<>|~#!]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def to_markdown(report: Report) -> str:
+    """The report as GitHub-flavoured Markdown."""
+    parts = [
+        f"# {escape(report.title)}",
+        "".join(f"**{escape(s.text)}**" if s.strong else escape(s.text) for s in headline(report)),
+        _facts({"Asked for": report.target, **report.model, "Measured on": held_out(report)}),
+        "## Measured",
+        _mixes(report),
+        _legend(report),
+        *_types(report),
+        *_steps(report),
+        *_section("How to rebuild", report.rebuild_command and fenced(report.rebuild_command)),
+        *_section("Provenance", _facts(report.provenance)),
+        *_section("Notes", "\n".join(f"- {escape(n)}" for n in report.notes)),
+    ]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    escaped = _MARKUP.sub(
+        lambda m: {"<": "&lt;", ">": "&gt;"}.get(m[0], "\\" + m[0]), plain(text).replace("&", "&amp;")
+    )
+    return re.sub(r"^([-+]|\d+[.)])(?=\s|$)", _escape_marker, escaped)
+
+
+def fenced(code: str) -> str:
+    """A code block; its fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{plain_lines(code)}\n{fence}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; a heading that ends in ``:`` is set flush right."""
+    rule = ["---:" if name.endswith(":") else "---" for name in head]
+    lines = [[name.removesuffix(":") for name in head], rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escape_marker(match: re.Match[str]) -> str:
+    marker = match[1]
+    return marker[:-1] + "\\" + marker[-1]
+
+
+def _section(name: str, text: str) -> tuple[str, ...]:
+    return (f"## {name}", text) if text else ()
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts.items() if value)
+
+
+def _mixes(report: Report) -> str:
+    head = ("mix", "size:", "bpw:", "KLD, 95 % interval:", "p99:", "PPL:", "top-1:", "verdict")
+    return table(head, [_mix(m) for m in report.mixes])
+
+
+def _mix(mix: MixRow) -> list[str]:
+    f = mix.figures
+    name = escape(mix.name)
+    return [
+        f"**{name}**" if mix.kind == "result" and name else name,
+        size_text(mix.size_bytes),
+        f"{mix.bpw:.2f}",
+        measured(f.kld_mean, *f.kld_ci95).bracketed,
+        significant(f.kld_p99),
+        with_error(f.ppl, f.ppl_se),
+        share(f.top1_agreement, f.top1_agreement_se),
+        mix.verdict or "",
+    ]
+
+
+def _legend(report: Report) -> str:
+    sentences = [
+        "KLD is D(original || mix) in nats per token; ± is one standard error.",
+        f"The original has PPL {significant(report.ppl_ref, 5)}.",
+        "The verdict says how this file does against the mix, paired on the same tokens, at 95 %.",
+        claims(report),
+    ]
+    return " ".join(s for s in sentences if s)
+
+
+def _types(report: Report) -> Sequence[str]:
+    rows = []
+    for role, tensors in by_role(report.tensors).items():
+        used: dict[str, int] = {}
+        for t in sorted(tensors, key=lambda t: (t.bpw, t.qtype)):
+            used[t.qtype] = used.get(t.qtype, 0) + 1
+        types = ", ".join(escape(name) + (f" x{n}" if n > 1 else "") for name, n in used.items())
+        rows.append([escape(role), str(len(tensors)), types, size_text(sum(t.size_bytes for t in tensors))])
+    return _section("What it is made of", table(("role", "tensors:", "types", "size:"), rows) if rows else "")
+
+
+def _steps(report: Report) -> Sequence[str]:
+    rows = [
+        [escape(s.name), "from the store" if s.reused else duration(s.elapsed_s), escape(s.detail)]
+        for s in report.steps
+    ]
+    if not rows:
+        return ()
+    return _section(
+        "Where the time went", table(("step", "time:", "what"), rows) + f"\n\n{time_spent(report)}."
+    )

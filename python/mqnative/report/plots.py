@@ -1,0 +1,228 @@
+"""The two plots of mixes: size against KLD, and predicted against measured KLD."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mqnative.report.labels import Box, Label, place_labels
+from mqnative.report.numbers import measured, plain, significant, size_text, typeset
+from mqnative.report.sentences import SAME_SIZE, outcome, rival
+from mqnative.report.summary import Interval, MixRow, Report
+from mqnative.report.svg import (
+    FONT_SIZE,
+    Axis,
+    escape,
+    figure,
+    line,
+    linear_axis,
+    log_axis,
+    path,
+    text,
+    text_width,
+    tick_text,
+)
+
+_RADIUS = {"result": 8.0, "preset": 5.0, "uniform": 4.5}
+_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
+_LINE_HEIGHT = 15.0
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The area inside the axes, with its axes."""
+
+    box: Box
+    x: Axis
+    y: Axis
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        return self.x(x), self.y(y)
+
+
+def size_plot(report: Report, name: str, width: float, height: float) -> str:
+    """Size of the file against its KLD, one point for each mix; the result stands out."""
+    unit, bytes_per_unit = next(u for u in _UNITS if report.result.size_bytes >= u[1] or u[1] == 1.0)
+    sizes = [m.size_bytes / bytes_per_unit for m in report.mixes]
+    box = Box(52, 26, width - 12, height - 40)
+    frame = _Frame(
+        box,
+        linear_axis(sizes, box.left, box.right),
+        log_axis([m.figures.kld_mean for m in report.mixes], box.bottom, box.top, pad=0.12),
+    )
+    spots = [
+        _Spot(m, *frame.point(size, m.figures.kld_mean)) for m, size in zip(report.mixes, sizes, strict=True)
+    ]
+    body = _axes(frame, f"file size, {unit}", "KLD, nats per token: lower is better")
+    front, soft = _front(spots)
+    body += front
+    gap, obstacles = _gap(report, spots)
+    body += gap
+    for spot in reversed(spots):
+        f = spot.mix.figures
+        whisker, extent = _whisker(spot, frame.y, f.kld_ci95)
+        obstacles.append(extent)
+        body += f"<g><title>{_tooltip(spot.mix)}</title>{whisker}{_marker(spot)}</g>"
+    body += _labels(spots, Box(box.left + 2, box.top, width, box.bottom - 2), obstacles, soft)
+    return figure(name, (width, height), "File size against KL divergence", _description(report), body)
+
+
+def prediction_plot(report: Report, name: str, width: float, height: float) -> str:
+    """Predicted against measured KLD on equal logarithmic axes; empty with fewer than two predictions."""
+    known = [m for m in report.mixes if m.predicted_kld is not None and m.predicted_kld > 0]
+    if len(known) < 2:
+        return ""
+    values = [v for m in known for v in (m.predicted_kld or 0.0, m.figures.kld_mean)]
+    box = Box(52, 26, width - 12, height - 40)
+    x = log_axis(values, box.left, box.right)
+    y = log_axis(values, box.bottom, box.top)
+    frame = _Frame(box, x, y)
+    spots = [_Spot(m, *frame.point(m.predicted_kld or 0.0, m.figures.kld_mean)) for m in known]
+    diagonal = line(box.left, box.bottom, box.right, box.top, "diagonal")
+    body = _axes(frame, "predicted KLD", "measured KLD, nats per token") + diagonal
+    obstacles, soft = [], _along([(box.left, box.bottom), (box.right, box.top)])
+    for spot in reversed(spots):
+        whisker, extent = _whisker(spot, y, spot.mix.figures.kld_ci95)
+        obstacles.append(extent)
+        if spot.mix.predicted_ci95 is not None:
+            low, high = spot.mix.predicted_ci95
+            whisker += line(x(low), spot.y, x(high), spot.y, "whisker")
+            obstacles.append(Box(x(low), spot.y - 2, x(high), spot.y + 2))
+        body += f"<g><title>{_tooltip(spot.mix)}</title>{whisker}{_marker(spot)}</g>"
+    body += _labels(spots, Box(box.left + 2, box.top, width, box.bottom - 2), obstacles, soft)
+    said = "; ".join(
+        f"{m.name}: {significant(m.predicted_kld or 0.0)} against {significant(m.figures.kld_mean)}"
+        for m in known
+    )
+    return figure(name, (width, height), "Predicted against measured KL divergence", said, body)
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """A mix and its pixel."""
+
+    mix: MixRow
+    x: float
+    y: float
+
+    @property
+    def radius(self) -> float:
+        return _RADIUS[self.mix.kind]
+
+
+def _axes(frame: _Frame, x_name: str, y_name: str) -> str:
+    box, parts = frame.box, []
+    for tick in frame.y.ticks():
+        y = frame.y(tick)
+        parts.append(line(box.left, y, box.right, y, "grid"))
+        parts.append(text(box.left - 7, y + 4, tick_text(tick), "tick", "end"))
+    for tick in frame.x.ticks(max(2, int((box.right - box.left) / 75))):
+        x = frame.x(tick)
+        parts.append(line(x, box.bottom, x, box.bottom + 5, "axis"))
+        parts.append(text(x, box.bottom + 18, tick_text(tick), "tick", "middle"))
+    parts.append(line(box.left, box.bottom, box.right, box.bottom, "axis"))
+    parts.append(text(box.right, box.bottom + 34, escape(x_name), "name", "end"))
+    parts.append(text(0, 13, escape(y_name), "name"))
+    return "".join(parts)
+
+
+def _front(spots: Sequence[_Spot]) -> tuple[str, list[Box]]:
+    """The line through the mixes that no smaller one beats, the result aside."""
+    others = sorted((s for s in spots if s.mix.kind != "result"), key=lambda s: (s.x, -s.y))
+    front = [s for i, s in enumerate(others) if all(s.y > o.y for o in others[:i])]
+    points = [(s.x, s.y) for s in front]
+    return (path(points, "front"), _along(points)) if len(points) > 1 else ("", [])
+
+
+def _gap(report: Report, spots: Sequence[_Spot]) -> tuple[str, list[Box]]:
+    """The distance between the result and its rival of the same size, in words."""
+    other, result = rival(report), spots[0]
+    spot = next((s for s in spots if s.mix is other), None)
+    if spot is None or spot.mix.verdict in (None, "tie") or abs(spot.y - result.y) < 44:
+        return "", []
+    if abs(spot.mix.size_bytes / max(result.mix.size_bytes, 1) - 1) > SAME_SIZE:
+        return "", []
+    down = math.copysign(1.0, result.y - spot.y)
+    start, end = spot.y + down * 9, result.y - down * 12
+    said = outcome(result.mix, spot.mix)
+    middle = (start + end) / 2
+    arrow = line(result.x, start, result.x, end, "gap")
+    arrow += path([(result.x - 4, end - down * 6), (result.x, end), (result.x + 4, end - down * 6)], "gap")
+    size = text_width(said)
+    arrow += text(result.x - 8, middle + 4, escape(said), "gaptext", "end")
+    return arrow, [
+        Box(result.x - 10 - size, middle - 9, result.x - 6, middle + 9),
+        Box(result.x - 3, min(start, end), result.x + 3, max(start, end)),
+    ]
+
+
+def _whisker(spot: _Spot, axis: Axis, interval: Interval) -> tuple[str, Box]:
+    low, high = axis(interval[0]), axis(interval[1])
+    marks = line(spot.x, low, spot.x, high, "whisker")
+    marks += "".join(
+        line(spot.x - 4, y, spot.x + 4, y, "whisker") for y in (low, high) if y not in (axis.start, axis.end)
+    )
+    return marks, Box(spot.x - 5, min(low, high), spot.x + 5, max(low, high))
+
+
+def _marker(spot: _Spot) -> str:
+    r = spot.radius
+    if spot.mix.kind == "result":
+        corners = [(spot.x, spot.y - r), (spot.x + r, spot.y), (spot.x, spot.y + r), (spot.x - r, spot.y)]
+    elif spot.mix.kind == "uniform":
+        corners = [(spot.x + dx * r, spot.y + dy * r) for dx, dy in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    else:
+        return f'<circle class="mark preset" cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="{r:g}"/>'
+    return path(corners, f"mark {spot.mix.kind}", closed=True)
+
+
+def _labels(spots: Sequence[_Spot], frame: Box, obstacles: Sequence[Box], soft: Sequence[Box]) -> str:
+    names = [_short(plain(s.mix.name), (frame.right - frame.left) * 0.45) for s in spots]
+    wanted = [
+        Label(s.x, s.y, text_width(n) * (1.06 if s.mix.kind == "result" else 1.0), _LINE_HEIGHT, s.radius)
+        for s, n in zip(spots, names, strict=True)
+    ]
+    parts = []
+    for spot, name, place in zip(spots, names, place_labels(wanted, frame, obstacles, soft), strict=True):
+        if place.leader is not None:
+            parts.append(line(spot.x, spot.y, *place.leader, "leader"))
+        kind = "label result" if spot.mix.kind == "result" else "label"
+        middle = (place.box.left + place.box.right) / 2
+        anchor, x = ("middle", middle) if abs(middle - spot.x) < 1 else ("start", place.box.left)
+        if anchor == "start" and middle < spot.x:
+            anchor, x = "end", place.box.right
+        parts.append(text(x, place.box.bottom - 0.3 * FONT_SIZE, escape(name), kind, anchor))
+    return "".join(parts)
+
+
+def _short(name: str, room: float) -> str:
+    if text_width(name) <= room:
+        return name
+    while name and text_width(name) > room:
+        name = name[:-1]
+    return f"{name.rstrip()}…"
+
+
+def _along(points: Sequence[tuple[float, float]]) -> list[Box]:
+    """Small boxes along a line, for labels to keep clear of."""
+    boxes = []
+    for (x1, y1), (x2, y2) in pairwise(points):
+        n = max(1, int(math.hypot(x2 - x1, y2 - y1) / 6))
+        for i in range(n):
+            x, y = x1 + (x2 - x1) * i / n, y1 + (y2 - y1) * i / n
+            boxes.append(Box(x - 3, y - 3, x + 3, y + 3))
+    return boxes
+
+
+def _tooltip(mix: MixRow) -> str:
+    kld = typeset(measured(mix.figures.kld_mean, *mix.figures.kld_ci95).bracketed)
+    return escape(f"{mix.name}: {size_text(mix.size_bytes)}, KLD {kld} nats per token")
+
+
+def _description(report: Report) -> str:
+    return "; ".join(
+        f"{m.name}, {size_text(m.size_bytes)}: {significant(m.figures.kld_mean)} nats per token"
+        for m in report.mixes
+    )

@@ -1,0 +1,57 @@
+"""The report on a terminal: one table and three lines, at most 100 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mqnative.report.numbers import measured, plain, share, significant, size_text
+from mqnative.report.sentences import claims, headline, held_out, text_of, time_spent
+from mqnative.report.summary import MixRow, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 100
+_STYLES = {"better": "green", "worse": "red"}
+
+
+def print_text(report: Report, console: Console) -> None:
+    """Print the mixes as a table, then the answer, what is proven, and what it stands on."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(plain(report.title)), title_justify="left")
+    table.add_column("mix", min_width=12, overflow="fold")
+    for name in ("size", "bpw", "KLD, nats/token, 95 %", "PPL", "top-1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for mix in report.mixes:
+        cells = [Text(c) for c in _cells(mix)]
+        verdict = Text(mix.verdict or "", style=_STYLES.get(mix.verdict or "", ""))
+        table.add_row(*cells, verdict, style="bold" if mix.kind == "result" else None)
+    width = min(console.width, WIDTH)
+    console.print(table, width=width)
+    for line in _lines(report):
+        console.print(Text(line), width=width)
+
+
+def _cells(mix: MixRow) -> list[str]:
+    f = mix.figures
+    return [
+        plain(mix.name),
+        size_text(mix.size_bytes),
+        f"{mix.bpw:.2f}",
+        measured(f.kld_mean, *f.kld_ci95).bracketed,
+        significant(f.ppl, 4),
+        share(f.top1_agreement),
+    ]
+
+
+def _lines(report: Report) -> list[str]:
+    facts = [
+        "Verdict: this file against the mix, paired on the same tokens, 95 %",
+        held_out(report),
+        time_spent(report),
+    ]
+    lines = (text_of(headline(report)), claims(report), ". ".join(f for f in facts if f) + ".")
+    return [line for line in lines if line]
