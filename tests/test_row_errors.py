@@ -90,6 +90,17 @@ def test_sums_are_those_of_the_slow_way(target: str, weighted: bool) -> None:
         assert (np.abs(getattr(found, name) - slow.sums[name]) <= tolerance).all(), name
 
 
+@pytest.mark.parametrize("n_per_row", [1, 2, 3, 5, 255])
+@pytest.mark.parametrize("target", ["F16", "BF16"])
+def test_rows_of_any_length_are_summed_to_their_end(target: str, n_per_row: int) -> None:
+    """Lengths below, beside and between the widths of a vector loop; only floats have no blocks."""
+    x, imatrix = weights(2, 3, n_per_row), importances(2, n_per_row)
+    found, slow = measured(x, [target], imatrix), slow_errors(x, target, imatrix)
+    for name in FIELDS:
+        tolerance = 2 * n_per_row * EPS * slow.magnitudes[name]
+        assert (np.abs(getattr(found, name)[0] - slow.sums[name]) <= tolerance).all(), name
+
+
 def test_without_importances_the_weighted_sums_are_the_plain_ones() -> None:
     found = measured(weights(*SHAPE), ["Q4_K"])
     for plain, weighted in (("d2", "vd2"), ("wq", "vwq"), ("q2", "vq2"), ("w2", "vw2")):

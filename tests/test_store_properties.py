@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from mqnative.store import Store, content_key
 from mqnative.store.keys import canonical_json
@@ -53,6 +53,7 @@ def disguised(value: Any) -> Any:
     return tuple(map(disguised, value)) if isinstance(value, list) else value
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(mappings)
 def test_canonical_json_is_json_and_ascii_and_ignores_order(mapping: dict[str, Any]) -> None:
     written = canonical_json(mapping)
@@ -61,6 +62,7 @@ def test_canonical_json_is_json_and_ascii_and_ignores_order(mapping: dict[str, A
     assert canonical_json(disguised(mapping)) == written
 
 
+@settings(deadline=None)
 @given(mappings, mappings | st.none(), st.sampled_from(["probe", "errors"]))
 def test_keys_are_equal_when_kind_and_inputs_are(
     first: dict[str, Any], second: dict[str, Any] | None, kind: str
@@ -175,13 +177,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def test_the_store_is_a_dictionary_that_keeps_its_first_values(empty_store: Path) -> None:
-    from hypothesis.stateful import run_state_machine_as_test
-
     StoreMachine.empty = empty_store
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=30,
+            max_examples=20,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

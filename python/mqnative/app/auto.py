@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqnative.app.options import PATH, compute_options, ctx_option, force_option, json_option, model_argument
+from mqnative.app.options import (
+    PATH,
+    compute_options,
+    ctx_option,
+    force_option,
+    json_option,
+    model_argument,
+    type_list,
+)
 from mqnative.app.sizes import Size
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--eval", "evaluation", type=PATH, help="Held-out text; default: a part of the calibration text."
 )
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for model, recipe and report.")
+@click.option("--types", callback=type_list, help="Types allowed, comma-separated; default: all ggml writes.")
 @ctx_option
 @effort_options
 @compute_options
@@ -57,6 +66,7 @@ def auto(
     calib: Path,
     evaluation: Path | None,
     output: Path,
+    types: tuple[str, ...],
     n_ctx: int,
     probe_chunks: int,
     verify_chunks: int | None,
@@ -80,15 +90,16 @@ def auto(
         size_bytes,
         bpw,
         n_ctx,
+        types,
         probe_chunks=probe_chunks,
         verify_chunks=verify_chunks,
         compute=Compute(device, n_gpu_layers, n_threads),
     )
     budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
-    command = (
-        f"mqnative auto {model.name} {budget} {texts} --ctx {n_ctx} --probe-chunks {probe_chunks} -o OUT"
-    )
+    allowed = f" --types {','.join(types)}" if types else ""
+    effort = f"--ctx {n_ctx} --probe-chunks {probe_chunks}{allowed}"
+    command = f"mqnative auto {model.name} {budget} {texts} {effort} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 
 

@@ -68,11 +68,8 @@ def _measure(
             n_threads=study.n_threads,
         )
         elapsed = (time.monotonic() - started) / len(targets[name])
-        rows = [
-            (inputs[name] | {"qtype": t}, _row(found[name], t) | {"elapsed_s": elapsed}, None)
-            for t in targets[name]
-        ]
-        study.store.put_many("errors", rows)
+        rows = [(inputs[name] | {"qtype": t}, _row(found[name], t), None) for t in targets[name]]
+        study.store.put_many("errors", rows, elapsed_s=elapsed)
         done += info.n_weights
         study.monitor.update(done)
     study.monitor.finish()

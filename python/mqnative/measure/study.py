@@ -28,7 +28,7 @@ from mqnative.formats.imatrix import Imatrix, read_imatrix, write_imatrix
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.imatrix import collect_imatrix
 from mqnative.source.identity import Identity, identify
-from mqnative.store import Store
+from mqnative.store import Store, file_stamp
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -120,11 +120,13 @@ class Study:
 
     def _identify(self) -> Identity:
         remembered = self.store.remembered_identity(self.file.path)
-        if remembered is not None and len(self.file.paths) == 1:
-            with suppress(ValueError, KeyError, TypeError):
+        if remembered is not None:
+            with suppress(ValueError, TypeError):
                 return Identity(**json.loads(remembered))
+        # Taken before hashing: a file that changes meanwhile is then not remembered.
+        stamp = file_stamp(self.file.paths)
         found = identify(self.file, n_threads=self.n_threads)
-        self.store.remember_identity(self.file.paths, json.dumps(asdict(found)))
+        self.store.remember_identity(self.file.paths, json.dumps(asdict(found)), stamp=stamp)
         return found
 
     def lock(self, kind: str) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from mqnative.report.numbers import significant, typeset
-from mqnative.report.sentences import count
+from mqnative.report.sentences import count, types_used
 from mqnative.report.summary import CurvePoint, TensorRow
 from mqnative.report.svg import Axis, escape, figure, line, log_axis, path, text, tick_text
 
@@ -16,6 +16,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 244.0, 10.0, 150.0
 _BPW_TICKS = (2.0, 3.0, 4.0, 6.0, 8.0, 16.0)
 # Damage below this share of the largest is as good as none.
 _DECADES = 7.0
+# More circles than this are drawn smaller.
+_MANY = 12
 
 
 class Rung(NamedTuple):
@@ -72,10 +74,11 @@ def _plot(name: str, role: str, tensors: Sequence[TensorRow], x: Axis, y: Axis) 
             f'<circle class="{kind}" cx="{x(s.bpw):.1f}" cy="{y(s.middle):.1f}" r="2.2">'
             f"<title>{escape(typeset(said))}</title></circle>"
         )
+    radius = 3.6 if len(tensors) <= _MANY else 2.4
     for tensor in tensors:
         said = f"{tensor.name}: {tensor.qtype}, {significant(tensor.damage)} nats per token"
         body += (
-            f'<circle class="chosen" cx="{x(tensor.bpw):.1f}" cy="{y(tensor.damage):.1f}" r="3.6">'
+            f'<circle class="chosen" cx="{x(tensor.bpw):.1f}" cy="{y(tensor.damage):.1f}" r="{radius}">'
             f"<title>{escape(typeset(said))}</title></circle>"
         )
     return figure(name, (_WIDTH, _HEIGHT), f"Damage of {role}", _description(tensors, legal), body)
@@ -103,8 +106,5 @@ def _axes(x: Axis, y: Axis) -> str:
 
 def _description(tensors: Sequence[TensorRow], legal: Sequence[Rung]) -> str:
     medians = ", ".join(f"{s.qtype} {significant(s.middle, 2)}" for s in legal)
-    chosen: dict[str, int] = {}
-    for t in sorted(tensors, key=lambda t: t.bpw):
-        chosen[t.qtype] = chosen.get(t.qtype, 0) + 1
-    picks = ", ".join(f"{qtype} for {n}" for qtype, n in chosen.items())
-    return f"Median damage in nats per token: {medians}. Chosen: {picks} of {count(len(tensors), 'tensor')}."
+    n_tensors = count(len(tensors), "tensor")
+    return f"Median damage in nats per token: {medians}. Chosen for {n_tensors}: {types_used(tensors)}."

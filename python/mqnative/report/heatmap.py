@@ -19,7 +19,10 @@ def heat_map(roles: Mapping[str, Sequence[TensorRow]]) -> str:
     inner = {role: [t for t in tensors if t.layer is not None] for role, tensors in roles.items()}
     inner = {role: tensors for role, tensors in inner.items() if tensors}
     outer = [t for tensors in roles.values() for t in tensors if t.layer is None]
-    return _legend() + _outside(outer) + _layers(inner)
+    blocks = _layers(inner)
+    # Beside the layers if they are one block, else above them.
+    kind = "blocks" if len(blocks) < 2 else "blocks many"
+    return f'{_legend()}<div class="{kind}">{_outside(outer)}{"".join(blocks)}</div>'
 
 
 def _legend() -> str:
@@ -41,26 +44,25 @@ def _outside(tensors: Sequence[TensorRow]) -> str:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("tensor", "type", "size"))
     rows = "".join(
-        f'<tr><th scope="row">{_breakable(t.name)}</th>{_cell([t])}<td>{escape(size_text(t.size_bytes))}</td></tr>'
+        f'<tr><th scope="row">{escape(t.name)}</th>{_cell([t])}'
+        f"<td>{escape(size_text(t.size_bytes))}</td></tr>"
         for t in tensors
     )
     return (
-        '<table class="heat outside"><caption>Outside the layers</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        '<div class="scroll outside"><table class="heat"><caption>Outside the layers</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _layers(roles: Mapping[str, Sequence[TensorRow]]) -> str:
+def _layers(roles: Mapping[str, Sequence[TensorRow]]) -> list[str]:
     cells: dict[tuple[int, str], list[TensorRow]] = {}
     for role, tensors in roles.items():
         for t in tensors:
             cells.setdefault((t.layer or 0, role), []).append(t)
     layers = sorted({layer for layer, _ in cells})
-    n_blocks = -(-len(layers) // _ROWS)
-    size = -(-len(layers) // n_blocks) if n_blocks else 0
-    blocks = [layers[i * size : (i + 1) * size] for i in range(n_blocks)]
-    tables = "".join(_block(roles, cells, block, last=block is blocks[-1]) for block in blocks)
-    return f'<div class="blocks">{tables}</div>' if tables else ""
+    size = -(-len(layers) // -(-len(layers) // _ROWS)) if layers else 1
+    blocks = [layers[i : i + size] for i in range(0, len(layers), size)]
+    return [_block(roles, cells, block, last=block is blocks[-1]) for block in blocks]
 
 
 def _block(

@@ -15,23 +15,24 @@ from mqnative.report.numbers import change, measured, plain_lines, share, signif
 from mqnative.report.palette import stylesheet
 from mqnative.report.plots import prediction_plot, size_plot
 from mqnative.report.roles import by_role, is_vector
-from mqnative.report.sentences import Span, claims, count, headline, held_out, time_spent
+from mqnative.report.sentences import Span, claims, count, headline, held_out, time_spent, types_used
 from mqnative.report.summary import Report
 from mqnative.report.svg import escape
 
 _MIXES_KEY = (
-    "Small figures are 95 % intervals; ± is one standard error; r is the correlation of ln PPL with the original. "
-    "Verdicts are paired on the same tokens: the difference is the mix's KLD minus this file's, so that an interval "
-    "above zero means that this file is better."
+    "Small figures under KLD are 95 % intervals; ± is one standard error; r is the correlation of ln "
+    "PPL with the original. Verdicts are paired on the same tokens: the difference is the mix's KLD "
+    "minus this file's, so that an interval above zero means that this file is better."
 )
 _CURVES_KEY = (
-    "Predicted KLD in nats per token if one tensor alone has a type, against the type's bits per weight; all plots "
-    "have the same logarithmic axes. Line: median over the layers, for the best type at each number of bits. Band: "
-    'from the least to the most sensitive layer. <b class="accent">Circles</b>: what was chosen.'
+    "Predicted KLD in nats per token if one tensor alone has a type, against the type's bits per "
+    "weight; all plots have the same logarithmic axes. Line: median over the layers, for the best type "
+    "at each number of bits. Band: from the least to the most sensitive layer. "
+    '<b class="accent">Circles</b>: what was chosen.'
 )
 _VALUES_KEY = (
-    "Nats per token. Outlined: chosen. With m: measured by a probe; the others are scaled from it. Grey: the solver "
-    "could not choose it."
+    "Millionths of a nat per token. Outlined: chosen. With m: measured by a probe; the others are "
+    "scaled from it. Grey: the solver could not choose it."
 )
 _SECTIONS = (
     ("mixes", "Against the others"),
@@ -90,11 +91,11 @@ def _template(name: str) -> str:
 def _opening(report: Report) -> str:
     answer = "".join(_span(s) for s in headline(report))
     plots = size_plot(report, "size-wide", 760, 400) + size_plot(report, "size-narrow", 370, 380)
+    front = " The thin line joins the mixes that no smaller one beats." if 'class="front"' in plots else ""
     return (
         f'<header><h1>{escape(report.title)}</h1><p class="answer">{answer}</p>{_tiles(report)}</header>'
-        f'<figure class="hero">{plots}<figcaption>Whiskers are 95 % intervals. The thin line joins the mixes '
-        f"that no smaller one beats. Measured on {held_out(report)} that played no part in any choice."
-        "</figcaption></figure>"
+        f'<figure class="hero">{plots}<figcaption>Whiskers are 95 % intervals.{front} Measured on '
+        f"{held_out(report)} that played no part in any choice.</figcaption></figure>"
     )
 
 
@@ -147,7 +148,9 @@ def _damage(report: Report) -> str:
     if not plots:
         return ""
     drawn = "".join(
-        f"<figure><figcaption>{escape(role)}</figcaption>{plot}</figure>" for role, plot in plots.items()
+        f"<figure><figcaption>{escape(role)}<small>{escape(types_used(roles[role]))}</small></figcaption>"
+        f"{plot}</figure>"
+        for role, plot in plots.items()
     )
     values = "".join(tables.role_curves(role, roles[role]) for role in plots)
     details = _details("Every tensor at every type", f'<p class="soft">{_VALUES_KEY}</p>{values}')

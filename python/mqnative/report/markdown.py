@@ -16,7 +16,7 @@ from mqnative.report.numbers import (
     with_error,
 )
 from mqnative.report.roles import by_role
-from mqnative.report.sentences import claims, headline, held_out, time_spent
+from mqnative.report.sentences import claims, headline, held_out, time_spent, types_used
 from mqnative.report.summary import MixRow, Report
 
 # What could begin markup inside a line; an underscore inside a word cannot.
@@ -109,11 +109,8 @@ def _legend(report: Report) -> str:
 def _types(report: Report) -> Sequence[str]:
     rows = []
     for role, tensors in by_role(report.tensors).items():
-        used: dict[str, int] = {}
-        for t in sorted(tensors, key=lambda t: (t.bpw, t.qtype)):
-            used[t.qtype] = used.get(t.qtype, 0) + 1
-        types = ", ".join(escape(name) + (f" x{n}" if n > 1 else "") for name, n in used.items())
-        rows.append([escape(role), str(len(tensors)), types, size_text(sum(t.size_bytes for t in tensors))])
+        size = size_text(sum(t.size_bytes for t in tensors))
+        rows.append([escape(role), str(len(tensors)), escape(types_used(tensors)), size])
     return _section("What it is made of", table(("role", "tensors:", "types", "size:"), rows) if rows else "")
 
 

@@ -36,6 +36,7 @@ class Measured(NamedTuple):
 def measured(value: float, low: float, high: float) -> Measured:
     """A figure and its interval with as many digits as the interval supports."""
     half = high / 2 - low / 2
+    half = half if math.isfinite(half) else 0.0
     # A difference that is nothing beside its interval needs no digits of its own.
     scale = max(abs(value), abs(half) / 50)
     decimals = _decimals(scale, half)
@@ -54,7 +55,10 @@ def significant(value: float, digits: int = 3) -> str:
     """A figure without known uncertainty, to ``digits`` significant digits."""
     if not math.isfinite(value) or value == 0:
         return _write(value, 0, True)
-    return _write(value, digits - 1 - _exponent(value), _is_fixed(value))
+    rounded = float(f"{value:.{digits - 1}e}")
+    if not 0 < abs(rounded) < math.inf:
+        rounded = value
+    return _write(value, digits - 1 - _exponent(rounded), _is_fixed(rounded))
 
 
 def correlation(value: float) -> str:
@@ -104,12 +108,14 @@ def plain_lines(text: str) -> str:
 
 
 def typeset(number: str) -> str:
-    """A written number as print sets it: a true minus sign, a power of ten for ``1.2e-07``."""
+    """A number as print sets it: a true minus sign, a power of ten for ``1.2e-07``, kept with its unit."""
 
     def power(match: re.Match[str]) -> str:
         return f"{TIMES}10{str(int(match[1])).translate(_SUPERSCRIPTS)}"
 
-    return re.sub(r"(?<!\w)-(?=\d)", MINUS, re.sub(r"(?<=\d)e([+-]\d+)", power, number))
+    number = re.sub(r"(?<=\d)e([+-]\d+)", power, number)
+    number = re.sub(r"(?<=\d) (?=[%kMGTB]|nats)", "\N{NO-BREAK SPACE}", number)
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, number)
 
 
 def _exponent(value: float) -> int:
@@ -141,4 +147,5 @@ def _write(value: float, decimals: int, fixed: bool) -> str:
         text = f"{round(value, decimals):.{max(decimals, 0)}f}"
     else:
         text = f"{value:.{max(decimals + _exponent(value), 0)}e}"
-    return "0" if float(text) == 0 else text
+    # An end of an interval that rounds to nothing still shows on which side of zero it lies.
+    return f"{value:.0e}" if float(text) == 0 else text

@@ -27,7 +27,9 @@ from mqnative.report.svg import (
 
 _RADIUS = {"result": 8.0, "preset": 5.0, "uniform": 4.5}
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
-_LINE_HEIGHT = 15.0
+_LINE_HEIGHT = 16.0
+# Longer whiskers are cut at the frame.
+_WHISKER_ROOM = 2.5
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def size_plot(report: Report, name: str, width: float, height: float) -> str:
     frame = _Frame(
         box,
         linear_axis(sizes, box.left, box.right),
-        log_axis([m.figures.kld_mean for m in report.mixes], box.bottom, box.top, pad=0.12),
+        _kld_axis(report.mixes, box.bottom, box.top),
     )
     spots = [
         _Spot(m, *frame.point(size, m.figures.kld_mean)) for m, size in zip(report.mixes, sizes, strict=True)
@@ -67,6 +69,14 @@ def size_plot(report: Report, name: str, width: float, height: float) -> str:
         body += f"<g><title>{_tooltip(spot.mix)}</title>{whisker}{_marker(spot)}</g>"
     body += _labels(spots, Box(box.left + 2, box.top, width, box.bottom - 2), obstacles, soft)
     return figure(name, (width, height), "File size against KL divergence", _description(report), body)
+
+
+def _kld_axis(mixes: Sequence[MixRow], start: float, end: float) -> Axis:
+    """Room for every mean, and for whiskers up to a factor."""
+    means = [m.figures.kld_mean for m in mixes if m.figures.kld_mean > 0]
+    ends = [v for m in mixes for v in m.figures.kld_ci95]
+    near = [v for v in ends if means and min(means) / _WHISKER_ROOM < v < max(means) * _WHISKER_ROOM]
+    return log_axis(means + near, start, end, pad=0.1)
 
 
 def prediction_plot(report: Report, name: str, width: float, height: float) -> str:
@@ -118,10 +128,13 @@ def _axes(frame: _Frame, x_name: str, y_name: str) -> str:
         y = frame.y(tick)
         parts.append(line(box.left, y, box.right, y, "grid"))
         parts.append(text(box.left - 7, y + 4, tick_text(tick), "tick", "end"))
+    free = 0.0
     for tick in frame.x.ticks(max(2, int((box.right - box.left) / 75))):
-        x = frame.x(tick)
+        x, half = frame.x(tick), text_width(tick_text(tick)) / 2
         parts.append(line(x, box.bottom, x, box.bottom + 5, "axis"))
-        parts.append(text(x, box.bottom + 18, tick_text(tick), "tick", "middle"))
+        if x - half > free:
+            parts.append(text(x, box.bottom + 18, tick_text(tick), "tick", "middle"))
+            free = x + half + 6
     parts.append(line(box.left, box.bottom, box.right, box.bottom, "axis"))
     parts.append(text(box.right, box.bottom + 34, escape(x_name), "name", "end"))
     parts.append(text(0, 13, escape(y_name), "name"))
@@ -140,7 +153,7 @@ def _gap(report: Report, spots: Sequence[_Spot]) -> tuple[str, list[Box]]:
     """The distance between the result and its rival of the same size, in words."""
     other, result = rival(report), spots[0]
     spot = next((s for s in spots if s.mix is other), None)
-    if spot is None or spot.mix.verdict in (None, "tie") or abs(spot.y - result.y) < 44:
+    if spot is None or spot.mix.verdict in (None, "tie") or abs(spot.y - result.y) < 34:
         return "", []
     if abs(spot.mix.size_bytes / max(result.mix.size_bytes, 1) - 1) > SAME_SIZE:
         return "", []

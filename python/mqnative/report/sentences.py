@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mqnative.report.numbers import duration, measured, plain, significant, size_text
-from mqnative.report.summary import MixRow, Report
+from mqnative.report.summary import MixRow, Report, TensorRow
 
 # Sizes closer than this are called the same; alignment alone makes them differ by less.
 SAME_SIZE = 0.005
+_LONGEST_NAME = 40
 
 
 class Span(NamedTuple):
@@ -39,7 +40,7 @@ def headline(report: Report) -> list[Span]:
     ]
     if other is None:
         return [*spans, Span(".")]
-    spans += [Span(f"; {plain(other.name)}{_beside(result, other)} loses {_kld(other)}: ")]
+    spans += [Span(f"; {shortened(other.name)}{_beside(result, other)} loses {_kld(other)}: ")]
     return [*spans, Span(f"{outcome(result, other)}.", True)]
 
 
@@ -72,7 +73,8 @@ def claims(report: Report) -> str:
 def _prediction(result: MixRow) -> str:
     if result.predicted_kld is None:
         return ""
-    said = f"Predicted {significant(result.predicted_kld)}, measured {_kld(result)}"
+    predicted = measured(result.predicted_kld, *(result.predicted_ci95 or (0.0, 0.0))).value
+    said = f"Predicted {predicted}, measured {_kld(result)}"
     ratio = result.predicted_kld / result.figures.kld_mean if result.figures.kld_mean > 0 else 0.0
     return f"{said} (ratio {significant(ratio)})." if 0 < ratio < math.inf else f"{said}."
 
@@ -105,13 +107,28 @@ def count(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def types_used(tensors: Sequence[TensorRow]) -> str:
+    """``Q4_K, 5 Q5_K``: the chosen types, smallest first, with how many tensors have them."""
+    used: dict[str, int] = {}
+    for t in sorted(tensors, key=lambda t: (t.bpw, t.qtype)):
+        used[t.qtype] = used.get(t.qtype, 0) + 1
+    return ", ".join(f"{n} {qtype}" if n > 1 else qtype for qtype, n in used.items())
+
+
+def shortened(name: str) -> str:
+    """A name that does not fill the sentence it stands in."""
+    name = plain(name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1].rstrip()}…"
+
+
 def text_of(spans: Sequence[Span]) -> str:
     """A sentence without emphasis."""
     return "".join(span.text for span in spans)
 
 
 def _kld(mix: MixRow) -> str:
-    return measured(mix.figures.kld_mean, *mix.figures.kld_ci95).value
+    supported = measured(mix.figures.kld_mean, *mix.figures.kld_ci95).value
+    return min(supported, significant(mix.figures.kld_mean), key=len)
 
 
 def _beside(result: MixRow, other: MixRow) -> str:

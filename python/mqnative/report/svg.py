@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from mqnative.report.numbers import TIMES, plain, typeset
 
 FONT_SIZE = 12.0
+# Smaller values, and those larger than its inverse, are drawn at the end of a logarithmic axis.
+_SMALLEST = 1e-200
 
 
 def escape(text: str) -> str:
@@ -115,18 +117,18 @@ class Axis:
 
 
 def log_axis(
-    values: list[float], start: float, end: float, *, pad: float = 0.1, decades: float = 300.0
+    values: list[float], start: float, end: float, *, pad: float = 0.1, decades: float = math.inf
 ) -> Axis:
     """A logarithmic axis around the positive ones of some values, cut to so many decades from the top."""
-    usable = [v for v in values if 0 < v < math.inf]
+    usable = [min(max(v, _SMALLEST), 1 / _SMALLEST) for v in values if 0 < v < math.inf]
     high, low = max(usable, default=1.0), min(usable, default=1e-3)
     top, bottom = math.log10(high), math.log10(low)
     bottom = max(bottom, top - decades)
     room = max(pad * (top - bottom), 0.12)
-    return Axis(10.0 ** max(bottom - room, -307), 10.0 ** min(top + room, 308), start, end, log=True)
+    return Axis(10.0 ** (bottom - room), 10.0 ** (top + room), start, end, log=True)
 
 
-def linear_axis(values: list[float], start: float, end: float, *, pad: float = 0.08) -> Axis:
+def linear_axis(values: list[float], start: float, end: float, *, pad: float = 0.1) -> Axis:
     """A linear axis around some values."""
     usable = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
     low, high = min(usable), max(usable)

@@ -22,6 +22,9 @@ from mqnative.report.sentences import relative
 from mqnative.report.summary import MixRow, Report, TensorRow
 from mqnative.report.svg import escape
 
+# Damage by type is written in millionths of a nat, which are short numbers.
+_MICRO = 1e-6
+_NUMERIC = ' class="n"'
 _SIGNS = {"better": "▲", "worse": "▼", "tie": "≈"}
 
 
@@ -44,7 +47,7 @@ def table(name: str, head: Sequence[str], rows: Iterable[Sequence[Cell]], kind: 
     """
     numeric = [h.endswith(":") for h in head]
     heads = "".join(
-        f'<th scope="col"{" class=n" if n else ""}>{escape(h.removesuffix(":"))}</th>'
+        f'<th scope="col"{_NUMERIC if n else ""}>{escape(h.removesuffix(":"))}</th>'
         for h, n in zip(head, numeric, strict=True)
     )
     body = "".join(
@@ -64,13 +67,14 @@ def _cell(cell: Cell, first: bool, numeric: bool) -> str:
     classes = " ".join(c for c in (cell.kind, "n" if numeric else "") if c)
     attributes = f' class="{classes}"' if classes else ""
     if cell.sort is not None:
-        attributes += f' data-sort="{escape(str(cell.sort))}"'
+        key = cell.sort if isinstance(cell.sort, str) else f"{cell.sort:.6g}"
+        attributes += f' data-sort="{escape(key)}"'
     return f'<th scope="row"{attributes}>{cell.html}</th>' if first else f"<td{attributes}>{cell.html}</td>"
 
 
 def mixes(report: Report) -> str:
     """Every mix with its figures, intervals and the verdict."""
-    head = ("mix", "KLD:", "this file against it", "size:", "bpw:", "median:", "p99:", "PPL:", "top-1:")
+    head = ("mix", "size:", "KLD, nats/token:", "this file against it", "of single tokens:", "PPL:", "top-1:")
     return table("Mixes", head, [_mix(report.result, m) for m in report.mixes], "mixes sortable")
 
 
@@ -81,12 +85,10 @@ def _mix(result: MixRow, mix: MixRow) -> list[Cell]:
     why = f"<small>{escape(mix.why)}</small>" if mix.why else ""
     return [
         Cell(escape(mix.name) + why, mix.name, f"name {mix.kind}"),
+        _two(size_text(mix.size_bytes), f"{mix.bpw:.2f} bpw", mix.size_bytes),
         _two(kld.value, kld.interval, f.kld_mean),
         _verdict(result, mix),
-        Cell(escape(size_text(mix.size_bytes)), mix.size_bytes),
-        Cell(f"{mix.bpw:.2f}", mix.bpw),
-        Cell(_number(significant(f.kld_median)), f.kld_median),
-        Cell(_number(significant(f.kld_p99)), f.kld_p99),
+        _two(f"median {significant(f.kld_median)}", f"p99 {significant(f.kld_p99)}", f.kld_p99),
         _two(with_error(f.ppl, f.ppl_se), f"{change(f.ppl_ratio)}, r {correlation(f.ppl_cor_ln)}", f.ppl),
         _two(f"{agreement} %", f"± {se} %", f.top1_agreement),
     ]
@@ -96,12 +98,16 @@ def _verdict(result: MixRow, mix: MixRow) -> Cell:
     if mix.verdict is None:
         return Cell("")
     ratio = relative(result, mix)
-    ratio_text = "" if ratio is None else f" <b>{_number(change(ratio))}</b>"
+    ratio_text = "" if ratio is None else f" <b>{_number(_versus(ratio))}</b>"
     difference = ""
     if mix.kld_difference is not None:
         difference = f"<small>difference {_number(measured(*mix.kld_difference).interval)}</small>"
     word = f'<span class="verdict {mix.verdict}">{_SIGNS[mix.verdict]} {mix.verdict}</span>'
     return Cell(word + ratio_text + difference, -1.0 if ratio is None else ratio)
+
+
+def _versus(ratio: float) -> str:
+    return change(ratio) if ratio < 2 else f"{TIMES} {significant(ratio, 2)}"
 
 
 def predictions(report: Report) -> str:
@@ -134,7 +140,7 @@ def tensors(rows: Sequence[TensorRow]) -> str:
         "bpw:",
         "damage:",
         "share of the largest",
-        "importance:",
+        "importance percentile:",
         "was",
         "shape:",
     )
@@ -177,7 +183,9 @@ def role_curves(role: str, rows: Sequence[TensorRow]) -> str:
             )
             row.append(
                 Cell(
-                    _number(significant(p.damage, 2)) + ("<sup>m</sup>" if p.measured else ""), p.damage, kind
+                    _number(significant(p.damage / _MICRO, 2)) + ("<sup>m</sup>" if p.measured else ""),
+                    p.damage,
+                    kind,
                 )
             )
         cells.append(row)
@@ -216,4 +224,4 @@ def _number(text: str) -> str:
 
 
 def _bar(part: float) -> str:
-    return f'<span class="bar" style="width:{100 * min(max(part, 0.0), 1.0):.1f}%"></span>'
+    return f'<span class="bar" style="width:{100 * min(part, 1.0):.1f}%"></span>' if part > 0 else ""

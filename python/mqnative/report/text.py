@@ -1,4 +1,4 @@
-"""The report on a terminal: one table and three lines, at most 100 columns."""
+"""The report on a terminal: one table and three lines, at most 100 columns, and fewer figures on less."""
 
 from __future__ import annotations
 
@@ -20,31 +20,35 @@ def print_text(report: Report, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    width = min(console.width, WIDTH)
     table = Table(title=Text(plain(report.title)), title_justify="left")
-    table.add_column("mix", min_width=12, overflow="fold")
-    for name in ("size", "bpw", "KLD, nats/token, 95 %", "PPL", "top-1"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in _cells(report.result, width):
+        first = name == "mix"
+        table.add_column(name, justify="left" if first else "right", overflow="fold", no_wrap=not first)
     table.add_column("verdict", no_wrap=True)
     for mix in report.mixes:
-        cells = [Text(c) for c in _cells(mix)]
+        cells = [Text(c) for c in _cells(mix, width).values()]
         verdict = Text(mix.verdict or "", style=_STYLES.get(mix.verdict or "", ""))
         table.add_row(*cells, verdict, style="bold" if mix.kind == "result" else None)
-    width = min(console.width, WIDTH)
     console.print(table, width=width)
     for line in _lines(report):
         console.print(Text(line), width=width)
 
 
-def _cells(mix: MixRow) -> list[str]:
+def _cells(mix: MixRow, width: int) -> dict[str, str]:
     f = mix.figures
-    return [
-        plain(mix.name),
-        size_text(mix.size_bytes),
-        f"{mix.bpw:.2f}",
-        measured(f.kld_mean, *f.kld_ci95).bracketed,
-        significant(f.ppl, 4),
-        share(f.top1_agreement),
-    ]
+    cells = {
+        "mix": plain(mix.name),
+        "size": size_text(mix.size_bytes),
+        "KLD, nats/token, 95 %": measured(f.kld_mean, *f.kld_ci95).bracketed,
+    }
+    if width >= WIDTH:
+        cells |= {
+            "bpw": f"{mix.bpw:.2f}",
+            "PPL": significant(f.ppl, 4),
+            "top-1": share(f.top1_agreement),
+        }
+    return cells
 
 
 def _lines(report: Report) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +26,12 @@ F64Vector = npt.NDArray[np.float64]
 class Table:
     """A problem as arrays, without the choices that no best mix needs.
 
-    Items are sorted by name, so that the order they came in decides nothing. The choices of an item follow each
-    other from small to large, each with less damage than the one before.
+    Items are sorted by name, so that the order they came in decides nothing. The choices of an item follow
+    each other from small to large, each with less damage than the one before.
 
     Attributes:
         problem: where they come from.
+        names: the items.
         choices: all choices left, item after item; a position here names a choice everywhere else.
         item: the item of each choice.
         first: the position of each item's smallest choice, and at the end the number of choices.
@@ -40,6 +42,7 @@ class Table:
     """
 
     problem: Problem
+    names: tuple[str, ...]
     choices: tuple[Choice, ...]
     item: I64Vector
     first: I64Vector
@@ -51,7 +54,8 @@ class Table:
 
     def base(self) -> I64Vector:
         """Every item at its smallest choice."""
-        return self.first[:-1].copy()
+        base: I64Vector = self.first[:-1].copy()
+        return base
 
     def budget_left(self, picks: I64Vector, budget_bytes: int) -> int:
         """Bytes of the budget that a mix leaves; negative when it is too large."""
@@ -63,8 +67,7 @@ class Table:
 
     def solution(self, picks: I64Vector, lower_bound: float, method: str) -> Solution:
         """The mix as a solution, summed anew from the problem's own numbers."""
-        names = sorted(i.name for i in self.problem.items)
-        chosen = {name: self.choices[p] for name, p in zip(names, picks.tolist(), strict=True)}
+        chosen = {name: self.choices[p] for name, p in zip(self.names, picks.tolist(), strict=True)}
         return solution(self.problem, chosen, lower_bound, method)
 
 
@@ -73,8 +76,7 @@ class Relaxation:
     """The relaxed optimum at a budget, rounded down to whole choices.
 
     Attributes:
-        picks: each item's choice: every hull step whose price is above ``price``, and what still fits of those
-            at it.
+        picks: each item's choice, the hull steps taken until one does not fit.
         left_bytes: budget that ``picks`` leaves, at least 0.
         price: the price of a byte, nats per token; 0 when the budget does not bind.
         lower_bound: no mix within the budget has less damage.
@@ -88,7 +90,8 @@ class Relaxation:
 
 def tabulate(problem: Problem) -> Table:
     """Sort, drop dominated choices, and find every hull; all that does not depend on a budget."""
-    kept = [pareto(item.choices) for item in sorted(problem.items, key=lambda i: i.name)]
+    items = sorted(problem.items, key=lambda i: i.name)
+    kept = [pareto(item.choices) for item in items]
     counts = np.array([len(k) for k in kept], np.int64)
     first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     choices = tuple(c for k in kept for c in k)
@@ -101,6 +104,7 @@ def tabulate(problem: Problem) -> Table:
     steps.sort(key=lambda step: -step[0])
     return Table(
         problem=problem,
+        names=tuple(i.name for i in items),
         choices=choices,
         item=np.repeat(np.arange(len(kept), dtype=np.int64), counts),
         first=first,
@@ -135,7 +139,7 @@ def _hull_steps(start: int, choices: list[Choice]) -> list[tuple[float, int, int
             hull.pop()  # the step to j saves less per byte than skipping it
         hull.append((i, price if hull else math.inf))
     steps = []
-    for (j, _), (i, price) in zip(hull, hull[1:], strict=False):
+    for (j, _), (i, price) in pairwise(hull):
         steps.append((price, start + i, choices[i].size_bytes - choices[j].size_bytes))
     return steps
 
@@ -161,21 +165,9 @@ def relax(table: Table, budget_bytes: int) -> Relaxation:
     return Relaxation(picks, left, price, bound)
 
 
-def reduced_costs(table: Table, relaxation: Relaxation) -> F64Vector:
-    """What each choice adds to the lower bound when it is forced, nats per token; at least 0.
-
-    Source: Dantzig's reduced cost for the relaxation above; a mix costs the bound, plus the reduced costs of
-    its choices, plus the price of every byte it leaves unspent.
-    """
-    base = relaxation.picks[table.item]
-    saved_bytes = (table.size - table.size[base]).astype(np.float64)
-    costs: F64Vector = table.damage - table.damage[base] + relaxation.price * saved_bytes
-    return np.maximum(costs, 0.0)
-
-
 def fill(table: Table, relaxation: Relaxation) -> I64Vector:
     """A good mix: the relaxation's, then again and again the one change that saves most and still fits."""
-    picks = relaxation.picks.copy()
+    picks: I64Vector = relaxation.picks.copy()
     left = relaxation.left_bytes
     while True:
         base = picks[table.item]

@@ -60,7 +60,7 @@ class Item:
         for choice in self.choices:
             if not math.isfinite(choice.damage):
                 raise NonFiniteError(
-                    f"the damage of {self.name} at {choice.qtype} is {choice.damage}; measure the tensor again",
+                    f"the damage of {self.name} at {choice.qtype} is {choice.damage}; measure it again",
                     tensor=self.name,
                 )
 

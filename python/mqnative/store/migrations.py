@@ -94,10 +94,13 @@ def migrate(database: Database, steps: Sequence[Step] = STEPS) -> None:
 
 def _version(database: Database, known: int) -> int:
     """The file's schema version; 0 if it is empty."""
-    ((application,),) = database.execute("PRAGMA application_id")
     ((version,),) = database.execute("PRAGMA user_version")
+    ((n_objects,),) = database.execute("SELECT count(*) FROM sqlite_master")
+    # Read last: a process that makes the schema meanwhile sets it together with the first table, so that a
+    # table without it is another program's.
+    ((application,),) = database.execute("PRAGMA application_id")
     if application != APPLICATION_ID:
-        if version or application or database.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+        if version or n_objects or application:
             raise database.error(f"it is a database of another program; move it away, or {OTHER_FOLDER}")
         return 0
     if version > known:

@@ -7,9 +7,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const up = head.ariaSort !== "ascending";
+      const up = head.getAttribute("aria-sort") !== "ascending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      head.ariaSort = up ? "ascending" : "descending";
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const key = (row) => row.cells[column].dataset.sort ?? "";
       const compare = (a, b) => key(a) - key(b) || key(a).localeCompare(key(b), "en", { numeric: true });
       body.append(...[...body.rows].sort((a, b) => (up ? compare(a, b) : compare(b, a))));

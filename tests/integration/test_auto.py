@@ -1,0 +1,215 @@
+"""The main job as users run it: ends with a better file, resumes after any death, repeats nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mqnative.builtin import CALIB_TEXT, MODEL
+
+TYPES = "Q8_0,Q6_K,Q5_K,Q4_K,Q3_K,Q2_K"
+# Small chunks keep a pass at a fraction of a second.
+EFFORT = ["--ctx", "64", "--probe-chunks", "2", "--verify-chunks", "6", "--types", TYPES]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "mqnative", *map(str, arguments)]
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "MQNATIVE_HOME": str(home)}
+
+
+def run(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(home), capture_output=True, text=True, check=False, timeout=600
+    )
+
+
+def auto_arguments(out: Path, text: Path, *budget: object) -> list[object]:
+    return ["auto", MODEL, *budget, "--calib", text, "-o", out, *EFFORT, "--json"]
+
+
+def rows(home: Path) -> dict[str, int]:
+    with sqlite3.connect(home / "mqnative.db") as db:
+        found = dict(db.execute("select kind, count(*) from measurements group by kind").fetchall())
+    db.close()
+    return found
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "calib.txt"
+    path.write_text(CALIB_TEXT.read_text(encoding="utf-8")[:12_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, text: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """(store, output folder, what auto printed) of a run that nothing disturbed."""
+    home, out = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("runs") / "out"
+    done = run(home, *auto_arguments(out, text, "--bpw", 4.5))
+    assert done.returncode == 0, done.stderr
+    return home, out, json.loads(done.stdout)
+
+
+def test_auto_leaves_a_model_a_recipe_a_manifest_and_reports(
+    finished: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    _, out, said = finished
+    assert [p.name for p in out.glob("*.gguf")] == [Path(said["model_path"]).name]
+    assert {"recipe.yaml", "manifest.json", "report.html", "report.md", "report.json", "work"} <= {
+        p.name for p in out.iterdir()
+    }
+    assert said["size_bytes"] == Path(said["model_path"]).stat().st_size
+    assert said["bpw"] <= 4.5
+    assert said["launch_flags"] == []
+
+
+def test_the_answer_beats_the_best_preset_of_at_most_its_size(
+    finished: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    _, _, said = finished
+    smaller = [b for b in said["baselines"] if b["size_bytes"] <= said["size_bytes"]]
+    assert smaller
+    assert all(b["verdict"] == "better" and b["kld_mean"] > said["kld_mean"] for b in smaller)
+
+
+def test_the_recipe_builds_the_same_bytes(
+    finished: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    home, out, said = finished
+    again = tmp_path / "again.gguf"
+    imatrix = out / "work" / "imatrix.gguf"
+    done = run(home, "build", MODEL, "-r", out / "recipe.yaml", "--imatrix", imatrix, "-o", again)
+    assert done.returncode == 0, done.stderr
+    assert digest(again) == digest(Path(said["model_path"]))
+
+
+def test_a_finished_run_reports_again_and_rewrites_nothing(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path
+) -> None:
+    home, out, said = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    measured = rows(home)
+    done = run(home, *auto_arguments(out, text, "--bpw", 4.5))
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert again.pop("reused") is True
+    assert again == {k: v for k, v in said.items() if k != "reused"}
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    assert rows(home) == measured
+
+
+def test_another_budget_measures_no_tensor_again(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    home, _, _ = finished
+    before = rows(home)
+    done = run(home, *auto_arguments(tmp_path / "out", text, "--size", "4MB"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["size_bytes"] <= 4_000_000
+    after = rows(home)
+    assert {k: after[k] for k in ("imatrix", "errors", "probe")} == {
+        k: before[k] for k in ("imatrix", "errors", "probe")
+    }
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes_and_repeats_nothing(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    home, _, said = finished
+    arguments = command(*auto_arguments(tmp_path / "out", text, "--bpw", 4.5))
+    for seconds in (1.5, 2.5, 4.0):
+        with subprocess.Popen(
+            arguments,
+            env=environment(tmp_path / "home"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+    done = run(tmp_path / "home", *auto_arguments(tmp_path / "out", text, "--bpw", 4.5))
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert digest(Path(again["model_path"])) == digest(Path(said["model_path"]))
+    assert again["kld_mean"] == said["kld_mean"]
+    # The first run's store has the other test's budget too; measured tensors are what must not repeat.
+    fresh, first = rows(tmp_path / "home"), rows(home)
+    assert {k: fresh[k] for k in ("imatrix", "errors", "probe")} == {
+        k: first[k] for k in ("imatrix", "errors", "probe")
+    }
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "budget", [("--size", "100kB"), ("--bpw", "0.5"), ("--size", "1GB"), ("--bpw", "20")]
+)
+def test_an_impossible_budget_exits_3_with_the_feasible_range(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path, budget: tuple[str, str]
+) -> None:
+    home, _, _ = finished
+    done = run(home, *auto_arguments(tmp_path / "out", text, *budget))
+    assert done.returncode == 3
+    error = json.loads(done.stdout)
+    assert 0 < error["smallest_bytes"] < error["largest_bytes"]
+    assert not list((tmp_path / "out").glob("*.gguf"))
+
+
+def test_a_changed_model_under_the_same_name_is_measured_anew(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    home, _, _ = finished
+    model = tmp_path / "model.gguf"
+    shutil.copy(MODEL, model)
+    imatrix = finished[1] / "work" / "imatrix.gguf"
+    sweep = ["sweep", model, "--imatrix", imatrix, "--types", "Q4_K"]
+    assert run(home, *sweep).returncode == 0
+    before = rows(home)["errors"]
+    with model.open("r+b") as file:
+        file.seek(-64, os.SEEK_END)
+        old = file.read(2)
+        file.seek(-64, os.SEEK_END)
+        file.write(bytes([old[0] ^ 1, old[1]]))
+    assert run(home, *sweep).returncode == 0
+    assert rows(home)["errors"] == before + 1
+
+
+def test_a_folder_of_another_run_is_refused_without_force(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path
+) -> None:
+    home, out, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    done = run(home, *auto_arguments(out, text, "--bpw", 5))
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_text_too_short_for_the_parts_is_named_with_what_is_needed(tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("In the beginning God created the heaven and the earth. " * 30, encoding="utf-8")
+    done = run(tmp_path / "home", *auto_arguments(tmp_path / "out", short, "--bpw", 4.5))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["needed_tokens"] > json.loads(done.stdout)["n_tokens"]
+
+
+def test_exactly_one_budget_must_be_given(text: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, *auto_arguments(tmp_path / "out", text)).returncode == 2
+    both = auto_arguments(tmp_path / "out", text, "--bpw", 4, "--size", "4MB")
+    assert run(tmp_path, *both).returncode == 2
