@@ -136,7 +136,7 @@ PROVENANCE = {
     "held-out text": "eval.txt, sha256 " + "93c7e5aa" * 8,
 }
 NOTES = (
-    "token_embd.weight: rows are looked up, not multiplied, so that no importances exist; types that need them are excluded.",
+    "token_embd.weight: rows are looked up, so that no importances exist; types that need them are excluded.",
     "The held-out text was cut after 60 of 169 chunks: the relative half-width of the KLD was below 3 %.",
 )
 MODEL = {"name": "tiny-qwen3", "architecture": "qwen3", "parameters": "8.4 M", "layers": "8", "type": "BF16"}
@@ -161,7 +161,7 @@ def dense() -> Report:
         steps=STEPS,
         notes=NOTES,
         provenance=PROVENANCE,
-        rebuild_command="mqnative build tiny-qwen3-bf16.gguf -r out/recipe.yaml --imatrix out/work/imatrix.gguf "
+        rebuild_command="mqnative build tiny-qwen3-bf16.gguf -r recipe.yaml --imatrix imatrix.gguf "
         "-o tiny-qwen3-4.50bpw.gguf",
         gap=0.0,
     )
@@ -173,9 +173,9 @@ def moe() -> Report:
     result = mix("mqnative 4.83 bpw", size, 0.0102, bpw=4.83, figures=figures(0.0102, ppl_ref=7.0712))
     ladder = {
         "Q8_0": (1.75, 0.0013), "Q6_K": (1.353, 0.0026), "Q5_K_M": (1.17, 0.0051), "Q5_K_S": (1.134, 0.0059),
-        "Q4_K_M": (0.9999, 0.0163), "Q4_K_S": (0.942, 0.0191), "IQ4_NL": (0.935, 0.0196), "IQ4_XS": (0.885, 0.0208),
-        "Q3_K_L": (0.858, 0.0421), "Q3_K_M": (0.793, 0.0517), "IQ3_M": (0.728, 0.0603), "IQ3_XXS": (0.638, 0.098),
-        "Q2_K": (0.607, 0.171), "IQ2_M": (0.544, 0.22),
+        "Q4_K_M": (0.9999, 0.0163), "Q4_K_S": (0.942, 0.0191), "IQ4_NL": (0.935, 0.0196),
+        "IQ4_XS": (0.885, 0.0208), "Q3_K_L": (0.858, 0.0421), "Q3_K_M": (0.793, 0.0517),
+        "IQ3_M": (0.728, 0.0603), "IQ3_XXS": (0.638, 0.098), "Q2_K": (0.607, 0.171), "IQ2_M": (0.544, 0.22),
     }  # fmt: skip
     return Report(
         title="Qwen3-30B-A3B-Instruct-2507 at 4.83 bits per weight",
@@ -206,7 +206,7 @@ def moe() -> Report:
         steps=(*STEPS[:3], StepTime("probe", 25_310.0, "386 tensors, 12 chunks"), *STEPS[4:]),
         notes=(
             *NOTES,
-            "blk.17.ffn_up_exps.weight: expert 93 never ran on the calibration text; it has the role's default.",
+            "blk.17.ffn_up_exps.weight: expert 93 never ran on the calibration text; default damage.",
         ),
         provenance=PROVENANCE,
         rebuild_command="mqnative clone manifest.json Qwen/Qwen3-30B-A3B-Instruct-2507 -o out/",

@@ -824,19 +824,33 @@ def test_each_expert_gets_the_sums_of_the_tokens_that_were_sent_to_it(
         embedding = file.array("token_embd.weight").astype(np.float64)
         norm = file.array("blk.0.ffn_norm.weight")
         router = file.array("blk.0.ffn_gate_inp.weight").astype(np.float64)
+        gate = file.array("blk.0.ffn_gate_exps.weight").astype(np.float64)
+        up = file.array("blk.0.ffn_up_exps.weight").astype(np.float64)
     x = rms_normed(embedding[chunks.ravel()], norm)
     scores = x @ router.T
     chosen = np.argsort(-scores, axis=1)[:, :N_EXPERT_USED]
     margin = np.diff(np.sort(scores, axis=1)[:, -N_EXPERT_USED - 1 :][:, :2]).min()
     assert margin > 1e-4  # no choice hangs on rounding
+    tokens_of = [(chosen == expert).any(axis=1) for expert in range(N_EXPERT)]
     tolerance = float32_sum_tolerance(chunks.size)
     for role in ("gate", "up"):
         entry = sums[f"blk.0.ffn_{role}_exps.weight"]
-        for expert in range(N_EXPERT):
-            own = x[(chosen == expert).any(axis=1)]
+        for expert, mask in enumerate(tokens_of):
+            own = x[mask]
             assert entry.counts[expert] == len(own)
             np.testing.assert_allclose(entry.sum_squares[expert], (own**2).sum(axis=0), rtol=tolerance)
             assert (np.abs(entry.sums[expert] - own.sum(axis=0)) <= tolerance * np.abs(own).sum(axis=0)).all()
+    # What enters the last weight differs between the experts of one token. It comes from products in F16: each
+    # factor is within 2^-11, and each activation sums N_EMBD of them, whose roundings hardly add up.
+    entry = sums["blk.0.ffn_down_exps.weight"]
+    for expert, mask in enumerate(tokens_of):
+        gated, passed = x[mask] @ gate[expert].T, x[mask] @ up[expert].T
+        own = gated / (1 + np.exp(-gated)) * passed
+        assert entry.counts[expert] == len(own)
+        squares = (own**2).sum(axis=0)
+        np.testing.assert_allclose(
+            entry.sum_squares[expert], squares, rtol=8 * 2.0**-11, atol=8 * 2.0**-11 * squares.mean()
+        )
 
 
 @pytest.mark.parametrize("label", ["dense", "moe", "sliding", "recurrent"])

@@ -242,15 +242,23 @@ def test_a_type_that_does_not_fit_falls_back_as_upstream_says(
         assert override_types(path, {name: target}) == wanted
 
 
-def test_an_override_does_not_reach_tensors_that_are_not_named(builtin_model: Path) -> None:
-    """Names are exact: not a part of a longer name, and a dot is a dot."""
-    one = override_types(builtin_model, {"blk.1.attn_q.weight": "Q2_K"})
-    none = override_types(builtin_model, {"blk.1.attn_norm.weight": "Q2_K"})
-    assert one["blk.1.attn_q.weight"] == "Q2_K"
-    assert {n for n in one if one[n] != none[n]} == {"blk.1.attn_q.weight"}
-    assert none["blk.1.attn_norm.weight"] == "F32"
-    dotted = override_types(builtin_model, {"blk.1.attn_qxweight": "Q2_K", "lk.1.attn_q.weight": "Q2_K"})
-    assert dotted == none
+def test_an_override_reaches_the_tensor_of_that_very_name(tmp_path: Path) -> None:
+    """Upstream takes patterns: a name must not match a longer one, and its dots are dots."""
+    named = "blk.0.attn_q.weight"
+    others = ("blk.0.attn_q.weight.weight", "xblk.0.attn_q.weight", "blk.0.attn_qxweight")
+    with GGUFFile.open(write_golden_model(tmp_path / "model.gguf")) as file:
+        metadata = dict(file.metadata)
+    weights = heavy_tailed(np.random.default_rng(1), 2, 256)
+    path = write_model(tmp_path / "names.gguf", metadata, dict.fromkeys((named, *others), (weights, "F32")))
+    assert override_types(path, {named: "Q2_K"}) == {named: "Q2_K", **dict.fromkeys(others, "Q8_0")}
+    first, *rest = others
+    assert override_types(path, {first: "Q2_K"}) == {first: "Q2_K", **dict.fromkeys((named, *rest), "Q8_0")}
+
+
+def test_an_override_of_a_tensor_that_is_never_quantized_is_without_effect(builtin_model: Path) -> None:
+    types = override_types(builtin_model, {"blk.1.attn_norm.weight": "Q2_K", "blk.1.attn_q.weight": "Q4_0"})
+    assert types["blk.1.attn_norm.weight"] == "F32"
+    assert types["blk.1.attn_q.weight"] == "Q4_0"
 
 
 # ---- What may be quantized ------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -47,9 +47,9 @@ from mqnative.report.numbers import (
 from mqnative.report.palette import RAMP_DARK, RAMP_LIGHT, contrast, luminance, step, text_on
 from mqnative.report.sentences import headline, rival, text_of
 from mqnative.report.svg import Axis, linear_axis, log_axis
-from report_samples import SAMPLES, dense, figures, mix, moe, tensors, tiny
+from report_samples import SAMPLES, dense, mix, tensors, tiny
 
-VOID = {"meta", "link", "br", "wbr", "hr", "img", "input", "line", "circle", "path"}
+VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
 HOSTILE = "<script>alert('x')</script>\"'`|*_[a](b)&amp;\\ \x1b[31m\u202e\ud800\0"
 
 
@@ -144,13 +144,14 @@ def extremes() -> dict[str, Report]:
         f = replace(base.result.figures, **changes)  # type: ignore[arg-type]
         return (replace(base.result, figures=f), *(replace(m, figures=f) for m in base.baselines))
 
+    inf, nan = math.inf, math.nan
     return {
         "kld 0": replace(base, mixes=scored(kld_mean=0.0, kld_ci95=(0.0, 0.0), kld_se=0.0)),
         "kld below 0": replace(base, mixes=scored(kld_mean=-1e-9, kld_ci95=(-2e-9, 1e-9))),
-        "huge": replace(base, mixes=scored(kld_mean=1e300, kld_ci95=(1e-300, 1e308), ppl=1e300, ppl_ratio=1e300)),
+        "huge": replace(base, mixes=scored(kld_mean=1e300, kld_ci95=(1e-300, 1e308), ppl=1e300)),
         "smallest": replace(base, mixes=scored(kld_mean=5e-324, kld_ci95=(0.0, 5e-324))),
-        "infinite": replace(base, mixes=scored(kld_mean=math.inf, kld_ci95=(math.inf, math.inf), ppl=math.inf)),
-        "not a number": replace(base, mixes=scored(kld_mean=math.nan, kld_ci95=(math.nan, math.nan))),
+        "infinite": replace(base, mixes=scored(kld_mean=inf, kld_ci95=(inf, inf), ppl=inf)),
+        "not a number": replace(base, mixes=scored(kld_mean=nan, kld_ci95=(nan, nan))),
         "no size": replace(base, mixes=tuple(replace(m, size_bytes=0, bpw=0.0) for m in base.mixes)),
         "alone": replace(base, mixes=base.mixes[:1], tensors=(), ppl_ref=0.0),
         "odd tensors": replace(base, tensors=(blank, odd), gap=math.inf, steps=(StepTime("s", 0.0),)),
@@ -161,20 +162,25 @@ def extremes() -> dict[str, Report]:
 
 
 ALL = {**{name: make() for name, make in SAMPLES.items()}, **extremes()}
-every_report = pytest.mark.parametrize("report", ALL.values(), ids=ALL)
+every_report = pytest.mark.parametrize("name", ALL)
 
 
-@pytest.fixture(scope="module")
-def pages() -> dict[int, str]:
-    return {id(report): to_html(report) for report in ALL.values()}
+@cache
+def source_of(name: str) -> str:
+    return to_html(ALL[name])
+
+
+@cache
+def page_of(name: str) -> Page:
+    return Page(source_of(name))
 
 
 # The page
 
 
 @every_report
-def test_page_is_balanced_and_its_ids_are_unique_and_found(report: Report, pages: dict[int, str]) -> None:
-    page = Page(pages[id(report)])
+def test_page_is_balanced_and_its_ids_are_unique_and_found(name: str) -> None:
+    page = page_of(name)
     ids = page.values("id")
     assert len(set(ids)) == len(ids)
     wanted = {i for names in page.values("aria-labelledby") for i in names.split()}
@@ -183,9 +189,8 @@ def test_page_is_balanced_and_its_ids_are_unique_and_found(report: Report, pages
 
 
 @every_report
-def test_page_refers_to_nothing_outside_itself(report: Report, pages: dict[int, str]) -> None:
-    source = pages[id(report)]
-    page = Page(source)
+def test_page_refers_to_nothing_outside_itself(name: str) -> None:
+    source, page = source_of(name), page_of(name)
     assert not {"img", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.tags}
     assert all(href.startswith("#") or href == "data:," for href in page.values("href"))
     for attribute in ("src", "srcset", "action", "style-src", "xmlns", "onclick", "onload"):
@@ -194,10 +199,8 @@ def test_page_refers_to_nothing_outside_itself(report: Report, pages: dict[int, 
 
 
 @every_report
-def test_tables_are_rectangular_and_their_headings_have_a_scope(
-    report: Report, pages: dict[int, str]
-) -> None:
-    page = Page(pages[id(report)])
+def test_tables_are_rectangular_and_their_headings_have_a_scope(name: str) -> None:
+    page = page_of(name)
     for rows in page.rows:
         assert len({len(row) for row in rows}) == 1
     assert all(attrs.get("scope") in ("row", "col") for tag, attrs in page.tags if tag == "th")
@@ -207,8 +210,8 @@ def test_tables_are_rectangular_and_their_headings_have_a_scope(
 
 
 @every_report
-def test_plots_hold_only_finite_coordinates(report: Report, pages: dict[int, str]) -> None:
-    page = Page(pages[id(report)])
+def test_plots_hold_only_finite_coordinates(name: str) -> None:
+    page = page_of(name)
     coordinates = [
         v for a in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "d") for v in page.values(a)
     ]
@@ -216,11 +219,11 @@ def test_plots_hold_only_finite_coordinates(report: Report, pages: dict[int, str
     assert all(-50 <= n <= 1000 for n in numbers)
 
 
-@pytest.mark.parametrize("make", SAMPLES.values(), ids=SAMPLES)
-def test_page_names_every_mix_tensor_step_and_note(make: Callable[[], Report]) -> None:
-    report = make()
-    cells = {cell for rows in Page(to_html(report)).rows for row in rows for cell in row}
-    text = Page(to_html(report)).text
+@pytest.mark.parametrize("name", SAMPLES)
+def test_page_names_every_mix_tensor_step_and_note(name: str) -> None:
+    report, page = ALL[name], page_of(name)
+    cells = {cell for rows in page.rows for row in rows for cell in row}
+    text = page.text
     for m in report.mixes:
         assert m.name + m.why in cells
     assert {t.name for t in report.tensors} <= cells
@@ -235,15 +238,16 @@ def test_page_names_every_mix_tensor_step_and_note(make: Callable[[], Report]) -
 
 
 def test_page_answers_first() -> None:
-    text = Page(to_html(dense())).text.replace("\N{NO-BREAK SPACE}", " ")
+    text = page_of("dense").text.replace("\N{NO-BREAK SPACE}", " ")
     answer = "This 5.34 MB file loses 0.00361 nats per token against the original; "
     assert answer + "Q4_K_M of the same size loses 0.00656: 45 % less." in text
     assert text.index(answer) < text.index("Against the others")
 
 
 def test_heat_map_has_a_row_for_each_layer_and_the_type_in_each_cell() -> None:
-    report = moe()
-    rows = [row for rows in Page(to_html(report)).rows if rows[0][0] == "layer" for row in rows]
+    report = ALL["moe"]
+    blocks = [block for block in page_of("moe").rows if block[0][0] == "layer"]
+    rows = [row for block in blocks for row in block]
     roles = rows[0][1:]
     assert roles == ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp", *roles[5:]]
     shown = {
@@ -266,7 +270,7 @@ def test_tensors_that_share_a_cell_are_counted() -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    page = Page(to_html(ALL["hostile"]))
+    page = page_of("hostile")
     assert sum(tag == "script" for tag, _ in page.tags) == 1
     assert "<script>alert('x')</script>\"'`|*_[a](b)&amp;\\" in page.text
     for rendered in (
@@ -313,8 +317,8 @@ def test_renderings_are_the_same_bytes_in_every_process() -> None:
 
 
 @every_report
-def test_markdown_tables_have_equal_rows_and_no_html(report: Report) -> None:
-    tokens = MarkdownIt("commonmark").enable("table").parse(to_markdown(report))
+def test_markdown_tables_have_equal_rows_and_no_html(name: str) -> None:
+    tokens = MarkdownIt("commonmark").enable("table").parse(to_markdown(ALL[name]))
     assert [t.type for t in tokens if t.type == "html_block"] == []
     children = [c for t in tokens for c in t.children or ()]
     assert {c.type for c in children} <= {"text", "strong_open", "strong_close", "softbreak"}
@@ -355,8 +359,8 @@ def test_rebuild_command_cannot_close_its_block() -> None:
 
 @every_report
 @pytest.mark.parametrize("width", [140, 100, 80])
-def test_text_fits(report: Report, width: int) -> None:
-    lines = text_lines(report, width)
+def test_text_fits(name: str, width: int) -> None:
+    lines = text_lines(ALL[name], width)
     assert max(map(len, lines)) <= min(width, 100)
     assert [line for line in lines if line.endswith("…")] == []
 
@@ -448,10 +452,10 @@ def test_any_report_can_be_rendered(report: Report) -> None:
 
 
 @every_report
-def test_a_report_read_back_renders_the_same_page(report: Report, pages: dict[int, str]) -> None:
-    again = from_json(json.loads(json.dumps(to_json(report), allow_nan=False)))
-    if "∞" not in pages[id(report)]:
-        assert to_html(again) == pages[id(report)]
+def test_a_report_read_back_renders_the_same_page(name: str) -> None:
+    again = from_json(json.loads(json.dumps(to_json(ALL[name]), allow_nan=False)))
+    if "∞" not in source_of(name):
+        assert to_html(again) == source_of(name)
 
 
 def test_json_is_flat_and_its_keys_carry_units() -> None:
@@ -557,7 +561,7 @@ def test_the_rival_is_the_best_mix_that_is_not_larger() -> None:
         (900_000, 0.0105, "; x, 10 % smaller, loses 0.0105: a tie at 95 %."),
         (2_500_000, 0.001, "; x, 2.5 times the size, loses 0.00100: 10 times as much."),
         (1_100_000, 0.008, "; x, 10 % larger, loses 0.00800: 25 % more."),
-        (900_000, 1000.0, "; x, 10 % smaller, loses 1000: 100.0 % less."),
+        (900_000, 20.0, "; x, 10 % smaller, loses 20.0: 99.95 % less."),
         (900_000, 0.0, "; x, 10 % smaller, loses 0: worse at 95 %."),
     ],
 )
@@ -644,6 +648,7 @@ def test_axes_hold_their_values_and_have_ticks_inside(values: list[float]) -> No
         assert all(axis.low <= t <= axis.high for t in ticks)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(60, 700), st.floats(40, 340)), min_size=1, max_size=12))
 def test_labels_never_cover_each_other_while_there_is_room(spots: list[tuple[float, float]]) -> None:
     labels = [Label(x, y, 60.0, 16.0, 5.0) for x, y in spots]
@@ -652,7 +657,3 @@ def test_labels_never_cover_each_other_while_there_is_room(spots: list[tuple[flo
     assert all(p.box.within(frame) for p in places)
     for i, place in enumerate(places):
         assert all(place.box.overlap(other.box) == 0 for other in places[:i])
-
-
-def test_figures_of_the_samples_are_plausible() -> None:
-    assert figures(0.0066).ppl_ratio == pytest.approx(1.0063, abs=1e-4)

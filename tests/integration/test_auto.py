@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mqnative.builtin import CALIB_TEXT, MODEL
+from mqnative.formats.gguf import GGUFFile
 
 TYPES = "Q8_0,Q6_K,Q5_K,Q4_K,Q3_K,Q2_K"
 # Small chunks keep a pass at a fraction of a second.
@@ -181,11 +182,13 @@ def test_a_changed_model_under_the_same_name_is_measured_anew(
     sweep = ["sweep", model, "--imatrix", imatrix, "--types", "Q4_K"]
     assert run(home, *sweep).returncode == 0
     before = rows(home)["errors"]
+    with GGUFFile.open(model) as opened:
+        offset = opened.tensors["output.weight"].offset
     with model.open("r+b") as file:
-        file.seek(-64, os.SEEK_END)
-        old = file.read(2)
-        file.seek(-64, os.SEEK_END)
-        file.write(bytes([old[0] ^ 1, old[1]]))
+        file.seek(offset)
+        old = file.read(1)
+        file.seek(offset)
+        file.write(bytes([old[0] ^ 1]))
     assert run(home, *sweep).returncode == 0
     assert rows(home)["errors"] == before + 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,39 +151,32 @@ def _run(
     as_json: bool,
 ) -> None:
     from mqnative.app.output import ProgressMonitor, console, print_json
-    from mqnative.jobs.auto import run_auto
-    from mqnative.jobs.publish import publish
-    from mqnative.jobs.request import OutputFolder
-    from mqnative.report.jsonform import from_json, to_json
+    from mqnative.jobs.main_job import auto as run_job
+    from mqnative.report.jsonform import to_json
     from mqnative.report.text import print_text
-    from mqnative.store import Store
 
-    folder = OutputFolder(output)
-    with Store.open() as store, ProgressMonitor() as monitor:
-        outcome = run_auto(model, calib, evaluation, folder, options, store, force=force, monitor=monitor)
-    if outcome is None:
-        manifest = json.loads(folder.manifest.read_text(encoding="utf-8"))
-        report = from_json(manifest["evaluation"])
-    else:
-        texts = (calib,) if evaluation is None else (calib, evaluation)
-        report, manifest = publish(outcome, folder, model.name, texts, command)
-    model_path = output / manifest["model_file"]
-    if as_json:
-        print_json(
-            {
-                "model_path": str(model_path),
-                "recipe_path": str(output / "recipe.yaml"),
-                "manifest_path": str(folder.manifest),
-                "report_path": str(output / "report.html"),
-                "files": [str(output / name) for name in manifest["files"]],
-                "launch_flags": [],
-                "reused": outcome is None,
-                "tensors": [{"name": n, "type": t} for n, t in manifest["types"].items()],
-            }
-            | to_json(report)["result"]
-            | {"baselines": to_json(report)["baselines"]}
+    with ProgressMonitor() as monitor:
+        done = run_job(
+            model, calib, evaluation, output, options, command=command, force=force, monitor=monitor
         )
+    if as_json:
+        paths = {
+            "model_path": str(done.model_path),
+            "recipe_path": str(output / "recipe.yaml"),
+            "manifest_path": str(output / "manifest.json"),
+            "report_path": str(output / "report.html"),
+            "files": [str(output / name) for name in done.manifest["files"]],
+            "launch_flags": [],
+            "reused": done.reused,
+        }
+        print_json(paths | _without_curves(to_json(done.report)))
         return
     out = console()
-    print_text(report, out)
-    out.print(f"\nmodel   {model_path}\nreport  {output / 'report.html'}")
+    print_text(done.report, out)
+    out.print(f"\nmodel   {done.model_path}\nreport  {output / 'report.html'}")
+
+
+def _without_curves(report: dict[str, Any]) -> dict[str, Any]:
+    """The report's figures; the damage curves are in report.json."""
+    tensors = [{k: v for k, v in t.items() if k != "curve"} for t in report["tensors"]]
+    return report | {"tensors": tensors}

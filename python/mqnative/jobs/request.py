@@ -73,6 +73,7 @@ class OutputFolder:
         """
         record = self.work / "request.json"
         if self._claimed_by(record) == key:
+            self._remove_partial_files()
             return
         if self.path.exists() and any(self.path.iterdir()) and not force:
             raise OutputExistsError(
@@ -88,6 +89,12 @@ class OutputFolder:
             ) from error
         self.manifest.unlink(missing_ok=True)
         write_text_atomic(record, json.dumps({"request": key}) + "\n")
+
+    def _remove_partial_files(self) -> None:
+        """What a killed run was writing; see `atomic_path` for the names."""
+        for folder in (self.path, self.work):
+            for part in folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
 
     def finished(self, key: str) -> dict[str, Any] | None:
         """The manifest of a finished run of this very request whose files are all still there."""

@@ -97,7 +97,7 @@ def _cost(box: Box, frame: Box, taken: Sequence[Box], soft: Sequence[Box]) -> fl
     outside = 0.0 if box.within(frame) else 1e6
     hard = sum(box.overlap(other) for other in taken)
     gentle = sum(box.overlap(other) for other in soft)
-    return outside + 100.0 * hard + 0.1 * gentle
+    return outside + (1000.0 + 100.0 * hard if hard else 0.0) + 0.1 * gentle
 
 
 def _marker(label: Label) -> Box:

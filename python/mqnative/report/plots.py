@@ -192,7 +192,7 @@ def _marker(spot: _Spot) -> str:
 
 
 def _labels(spots: Sequence[_Spot], frame: Box, obstacles: Sequence[Box], soft: Sequence[Box]) -> str:
-    names = [_short(plain(s.mix.name), (frame.right - frame.left) * 0.45) for s in spots]
+    names = [_short(_name(s.mix), (frame.right - frame.left) * 0.45) for s in spots]
     wanted = [
         Label(s.x, s.y, text_width(n) * (1.06 if s.mix.kind == "result" else 1.0), _LINE_HEIGHT, s.radius)
         for s, n in zip(spots, names, strict=True)
@@ -208,6 +208,12 @@ def _labels(spots: Sequence[_Spot], frame: Box, obstacles: Sequence[Box], soft: 
             anchor, x = "end", place.box.right
         parts.append(text(x, place.box.bottom - 0.3 * FONT_SIZE, escape(name), kind, anchor))
     return "".join(parts)
+
+
+def _name(mix: MixRow) -> str:
+    # What a logarithmic axis cannot show is said.
+    kld = mix.figures.kld_mean
+    return plain(mix.name) if 0 < kld < math.inf else f"{plain(mix.name)} ({significant(kld)})"
 
 
 def _short(name: str, room: float) -> str:

@@ -80,7 +80,7 @@ def _prediction(result: MixRow) -> str:
 
 
 def _proof(report: Report) -> str:
-    if report.gap is None:
+    if report.gap is None or not math.isfinite(report.gap):
         return ""
     if report.gap <= 0:
         return "No mix of this size has a lower predicted KLD (proven)."
@@ -144,6 +144,6 @@ def _beside(result: MixRow, other: MixRow) -> str:
 
 def _percent(part: float) -> str:
     percent = 100 * part
-    return (
-        f"{percent:.0f} %" if 9.5 <= percent < 99.5 else f"{significant(percent, 2 if percent < 99 else 3)} %"
-    )
+    if percent < 9.5:
+        return f"{significant(percent, 2)} %"
+    return f"{significant(percent, 4)} %" if 99 <= percent < 100 else f"{percent:.0f} %"

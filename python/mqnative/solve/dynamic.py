@@ -19,6 +19,7 @@ from mqnative.solve.settle import ROUNDING, Remainder
 # Partial mixes to look at before giving up: about a second in all, about a hundred megabytes at once.
 MAX_WORK = 1 << 23
 _MAX_AT_ONCE = 1 << 20
+_LEAST_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,15 @@ def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
 
     Args:
         remainder: what is open.
-        max_work: partial mixes to look at before giving up.
+        max_work: partial mixes to look at; past half of it, and where they get too many at once, only the most
+            promising are followed. What that may have missed is in the bound.
     """
     grow, shrink = _slopes(remainder)
     zero, none = np.zeros(1, np.int64), np.full(1, -1, np.int64)
     stages = [_Partial(zero, zero, none, none)]
-    best, best_at = (remainder.known_damage, remainder.known_bytes), -1
-    n_best = 0
+    best, best_at, n_best = (remainder.known_damage, remainder.known_bytes), -1, 0
     work = 0
-    is_proven = True
+    missed = np.inf
     for i in range(remainder.n_items):
         rounding = remainder.rounding(best[0])
         room = remainder.above_bound(best[0]) + rounding
@@ -74,11 +75,17 @@ def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
         # Later items' changes cost no less; and no mix is better than one at the bound.
         if not len(useful) or room <= 2 * rounding or not len(stages[-1].damage):
             break
-        n_new = len(stages[-1].damage) * (len(useful) + 1)
-        work += n_new
-        if work > max_work or n_new > _MAX_AT_ONCE:
-            is_proven = False
-            break
+        width = (
+            _MAX_AT_ONCE
+            if work < max_work // 2
+            else max(_LEAST_WIDTH, (max_work - work) // (len(remainder.position) - int(at)))
+        )
+        if len(stages[-1].damage) * (len(useful) + 1) > width:
+            least = _least(remainder, stages[-1].more_bytes, stages[-1].damage, grow[i], shrink[i])
+            thin, dropped = _thinned(stages[-1], least, max(1, width // (len(useful) + 1)))
+            stages.append(thin)
+            missed = min(missed, dropped)
+        work += len(stages[-1].damage) * (len(useful) + 1)
         stages.append(_extend(remainder, stages[-1], useful, room, grow[i + 1], shrink[i + 1]))
         fits = int(np.searchsorted(stages[-1].more_bytes, remainder.left_bytes, side="right")) - 1
         if fits >= 0:
@@ -86,12 +93,20 @@ def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
             if found < best:
                 best, best_at, n_best = found, fits, len(stages)
     above = remainder.above_bound(best[0])
-    if not is_proven:
-        i = len(stages) - 1
-        open_ = _least(remainder, stages[-1].more_bytes, stages[-1].damage, grow[i], shrink[i])
-        above = min(above, float(open_.min())) - remainder.rounding(best[0])
+    is_proven = missed > above + remainder.rounding(best[0])
+    above = min(above, missed) - (0 if is_proven else remainder.rounding(best[0]))
     changes = _trace(stages[:n_best], best_at) if best_at >= 0 else None
     return Found(changes, is_proven, max(above, 0.0) * remainder.unit)
+
+
+def _thinned(partial: _Partial, least: F64Vector, width: int) -> tuple[_Partial, float]:
+    """The ``width`` most promising partial mixes, and how good the best of the others might have become."""
+    order = np.argsort(least, kind="stable")
+    kept = np.sort(order[:width])
+    dropped = float(least[order[width]])
+    return _Partial(
+        partial.more_bytes[kept], partial.damage[kept], kept, np.full(len(kept), -1, np.int64)
+    ), dropped
 
 
 def _slopes(remainder: Remainder) -> tuple[F64Vector, F64Vector]:
