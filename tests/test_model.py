@@ -840,8 +840,8 @@ def test_each_expert_gets_the_sums_of_the_tokens_that_were_sent_to_it(
             assert entry.counts[expert] == len(own)
             np.testing.assert_allclose(entry.sum_squares[expert], (own**2).sum(axis=0), rtol=tolerance)
             assert (np.abs(entry.sums[expert] - own.sum(axis=0)) <= tolerance * np.abs(own).sum(axis=0)).all()
-    # What enters the last weight differs between the experts of one token. It comes from products in F16: each
-    # factor is within 2^-11, and each activation sums N_EMBD of them, whose roundings hardly add up.
+    # What enters the last weight differs between the experts of one token. It comes from products in F16:
+    # each factor is within 2^-11, and each activation sums N_EMBD of them, whose roundings hardly add up.
     entry = sums["blk.0.ffn_down_exps.weight"]
     for expert, mask in enumerate(tokens_of):
         gated, passed = x[mask] @ gate[expert].T, x[mask] @ up[expert].T

@@ -337,6 +337,13 @@ def test_markdown_tables_have_equal_rows_and_no_html(name: str) -> None:
             width = columns
 
 
+def test_markdown_answers_first() -> None:
+    answer = (
+        "This **5.34 MB file loses 0.00361 nats per token** against the original; Q4_K_M of the same size"
+    )
+    assert to_markdown(dense()).splitlines()[2] == f"{answer} loses 0.00656: **45 % less.**"
+
+
 def test_markdown_shows_every_mix_as_it_is_called() -> None:
     report = replace(dense(), mixes=with_names(dense(), "a|b*c_d_ <i> `e`").mixes)
     tokens = MarkdownIt("commonmark").enable("table").parse(to_markdown(report))

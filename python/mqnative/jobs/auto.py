@@ -44,7 +44,11 @@ IMATRIX_NAME = "imatrix.gguf"
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose; see `Request` for the meanings."""
+    """What a user may choose; see `Request` for the meanings.
+
+    Attributes:
+        rivals: presets to verify besides the standard ones and the best of at most equal size.
+    """
 
     size_bytes: int | None = None
     bpw: float | None = None
@@ -53,6 +57,7 @@ class Options:
     probe_chunks: int = PROBE_CHUNKS
     select_chunks: int = SELECT_CHUNKS
     verify_chunks: int | None = None
+    rivals: tuple[str, ...] = ()
     compute: Compute = field(default_factory=Compute)
 
 
@@ -202,7 +207,8 @@ class Run:
         self, parts: Parts, measured: Measured, found: Fit, presets: dict[str, Rival], best: str | None
     ) -> tuple[dict[str, Judged], float]:
         """Result and rivals on the held-out text, and the reference's perplexity there."""
-        names = [n for n in (*STANDARD, *([best] if best else [])) if n in presets]
+        wanted = (*STANDARD, *self.options.rivals, *([best] if best else []))
+        names = [n for n in wanted if n in presets]
         mixes = {RESULT: found.plan.types} | {n: presets[n].types for n in dict.fromkeys(names)}
         with self.step("verify", f"{len(mixes)} mixes on held-out text"):
             scores = held_out_scores(
@@ -236,6 +242,7 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         probe_chunks=options.probe_chunks,
         select_chunks=options.select_chunks,
         verify_chunks=options.verify_chunks,
+        rivals=options.rivals,
         build=study.build,
     )
 

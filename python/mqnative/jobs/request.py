@@ -27,6 +27,7 @@ class Request:
         targets: types allowed.
         n_ctx: tokens per chunk.
         probe_chunks, select_chunks, verify_chunks: how much text each step uses; None: as much as it takes.
+        rivals: presets to verify besides the standard ones.
         build: upstream commit, ISA and device.
     """
 
@@ -40,6 +41,7 @@ class Request:
     probe_chunks: int
     select_chunks: int
     verify_chunks: int | None
+    rivals: tuple[str, ...]
     build: str
 
     def key(self) -> str:

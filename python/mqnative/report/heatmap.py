@@ -83,7 +83,7 @@ def _block(
     if last:
         means = "".join(f"<td>{_bpw(tensors)}</td>" for tensors in roles.values())
         foot = f'<tfoot><tr><th scope="row">bpw</th>{means}</tr></tfoot>'
-    name = f"Chosen type, layers {layers[0]} to {layers[-1]}"
+    name = f"Chosen type, layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else "Chosen type"
     return (
         f'<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table class="heat">'
         f"<caption>{name}</caption>"

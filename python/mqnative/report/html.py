@@ -135,7 +135,7 @@ def _types(report: Report) -> str:
     if not roles:
         return ""
     hidden = sum(is_vector(t) for t in report.tensors)
-    note = f" {count(hidden, 'norm or bias', 'norms and biases')} stay as they are." if hidden else ""
+    note = f" Kept as they are: {count(hidden, 'norm or bias', 'norms and biases')}." if hidden else ""
     return (
         f'<p class="soft">The type that every tensor got.{note}</p>{heat_map(roles)}'
         f"{_details('Every tensor', tables.tensors(report.tensors))}"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mqnative.report.numbers import (
+    change,
     duration,
     measured,
     plain,
@@ -16,7 +17,7 @@ from mqnative.report.numbers import (
     with_error,
 )
 from mqnative.report.roles import by_role
-from mqnative.report.sentences import claims, headline, held_out, time_spent, types_used
+from mqnative.report.sentences import Span, claims, headline, held_out, time_spent, types_used
 from mqnative.report.summary import MixRow, Report
 
 # What could begin markup inside a line; an underscore inside a word cannot.
@@ -27,7 +28,7 @@ def to_markdown(report: Report) -> str:
     """The report as GitHub-flavoured Markdown."""
     parts = [
         f"# {escape(report.title)}",
-        "".join(f"**{escape(s.text)}**" if s.strong else escape(s.text) for s in headline(report)),
+        "".join(_span(s) for s in headline(report)),
         _facts({"Asked for": report.target, **report.model, "Measured on": held_out(report)}),
         "## Measured",
         _mixes(report),
@@ -63,6 +64,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _span(span: Span) -> str:
+    if span.strong:
+        return f"**{escape(span.text)}**"
+    before, after = (" " if end.isspace() else "" for end in (span.text[:1], span.text[-1:]))
+    return f"{before}{escape(span.text)}{after}"
+
+
 def _escape_marker(match: re.Match[str]) -> str:
     marker = match[1]
     return marker[:-1] + "\\" + marker[-1]
@@ -90,7 +98,7 @@ def _mix(mix: MixRow) -> list[str]:
         f"{mix.bpw:.2f}",
         measured(f.kld_mean, *f.kld_ci95).bracketed,
         significant(f.kld_p99),
-        with_error(f.ppl, f.ppl_se),
+        f"{with_error(f.ppl, f.ppl_se)} ({change(f.ppl_ratio)})",
         share(f.top1_agreement, f.top1_agreement_se),
         mix.verdict or "",
     ]

@@ -108,11 +108,11 @@ def count(n: int, noun: str, plural: str = "") -> str:
 
 
 def types_used(tensors: Sequence[TensorRow]) -> str:
-    """``Q4_K, 5 Q5_K``: the chosen types, smallest first, with how many tensors have them."""
+    """``1 Q4_K, 5 Q5_K``: the chosen types, smallest first, with how many tensors have them."""
     used: dict[str, int] = {}
     for t in sorted(tensors, key=lambda t: (t.bpw, t.qtype)):
         used[t.qtype] = used.get(t.qtype, 0) + 1
-    return ", ".join(f"{n} {qtype}" if n > 1 else qtype for qtype, n in used.items())
+    return ", ".join(f"{n} {qtype}" if len(tensors) > 1 else qtype for qtype, n in used.items())
 
 
 def shortened(name: str) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 100
+# Left out on narrower terminals.
+_EXTRA = ("bpw", "PPL", "top-1")
 _STYLES = {"better": "green", "worse": "red"}
 
 
@@ -40,15 +42,12 @@ def _cells(mix: MixRow, width: int) -> dict[str, str]:
     cells = {
         "mix": plain(mix.name),
         "size": size_text(mix.size_bytes),
+        "bpw": f"{mix.bpw:.2f}",
         "KLD, nats/token, 95 %": measured(f.kld_mean, *f.kld_ci95).bracketed,
+        "PPL": significant(f.ppl, 4),
+        "top-1": share(f.top1_agreement),
     }
-    if width >= WIDTH:
-        cells |= {
-            "bpw": f"{mix.bpw:.2f}",
-            "PPL": significant(f.ppl, 4),
-            "top-1": share(f.top1_agreement),
-        }
-    return cells
+    return cells if width >= WIDTH else {k: v for k, v in cells.items() if k not in _EXTRA}
 
 
 def _lines(report: Report) -> list[str]:

@@ -16,10 +16,11 @@ import numpy as np
 from mqnative.solve.hull import F64Vector, I64Vector
 from mqnative.solve.settle import ROUNDING, Remainder
 
-# Partial mixes to look at before giving up: about a second in all, about a hundred megabytes at once.
+# Partial mixes to look at: about a second in all, about a hundred megabytes at once.
 MAX_WORK = 1 << 23
 _MAX_AT_ONCE = 1 << 20
-_LEAST_WIDTH = 64
+# However little work is left, this many are followed to the last item.
+_MIN_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Found:
     Attributes:
         changes: table positions of the changes that make the best mix; None if the known one is still best.
         is_proven: no mix within the budget is better.
-        above_bound: every mix is at least this far above the relaxation's bound, nats per token.
+        above_bound: every mix is at least this far above the remainder's lower bound, nats per token.
     """
 
     changes: tuple[int, ...] | None
@@ -58,8 +59,8 @@ def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
 
     Args:
         remainder: what is open.
-        max_work: partial mixes to look at; past half of it, and where they get too many at once, only the most
-            promising are followed. What that may have missed is in the bound.
+        max_work: partial mixes to look at; past half of it, or when they get too many at once, only the most
+            promising are followed. The bound says what that may have missed.
     """
     grow, shrink = _slopes(remainder)
     zero, none = np.zeros(1, np.int64), np.full(1, -1, np.int64)
@@ -75,16 +76,14 @@ def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
         # Later items' changes cost no less; and no mix is better than one at the bound.
         if not len(useful) or room <= 2 * rounding or not len(stages[-1].damage):
             break
-        width = (
-            _MAX_AT_ONCE
-            if work < max_work // 2
-            else max(_LEAST_WIDTH, (max_work - work) // (len(remainder.position) - int(at)))
-        )
-        if len(stages[-1].damage) * (len(useful) + 1) > width:
+        at_once = _MAX_AT_ONCE
+        if work > max_work // 2:
+            at_once = max(_MIN_AT_ONCE, (max_work - work) // (len(remainder.position) - int(at)))
+        n_kept = at_once // (len(useful) + 1) + 1
+        if len(stages[-1].damage) > n_kept:
             least = _least(remainder, stages[-1].more_bytes, stages[-1].damage, grow[i], shrink[i])
-            thin, dropped = _thinned(stages[-1], least, max(1, width // (len(useful) + 1)))
-            stages.append(thin)
-            missed = min(missed, dropped)
+            stages.append(_thinned(stages[-1], least, n_kept))
+            missed = min(missed, float(np.partition(least, n_kept)[n_kept]))
         work += len(stages[-1].damage) * (len(useful) + 1)
         stages.append(_extend(remainder, stages[-1], useful, room, grow[i + 1], shrink[i + 1]))
         fits = int(np.searchsorted(stages[-1].more_bytes, remainder.left_bytes, side="right")) - 1
@@ -92,21 +91,18 @@ def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
             found = (int(stages[-1].damage[fits]), int(stages[-1].more_bytes[fits]))
             if found < best:
                 best, best_at, n_best = found, fits, len(stages)
-    above = remainder.above_bound(best[0])
-    is_proven = missed > above + remainder.rounding(best[0])
-    above = min(above, missed) - (0 if is_proven else remainder.rounding(best[0]))
+    above, rounding = remainder.above_bound(best[0]), remainder.rounding(best[0])
     changes = _trace(stages[:n_best], best_at) if best_at >= 0 else None
-    return Found(changes, is_proven, max(above, 0.0) * remainder.unit)
+    if missed > above + rounding:
+        return Found(changes, is_proven=True, above_bound=above * remainder.unit)
+    return Found(changes, is_proven=False, above_bound=max(missed - rounding, 0.0) * remainder.unit)
 
 
-def _thinned(partial: _Partial, least: F64Vector, width: int) -> tuple[_Partial, float]:
-    """The ``width`` most promising partial mixes, and how good the best of the others might have become."""
-    order = np.argsort(least, kind="stable")
-    kept = np.sort(order[:width])
-    dropped = float(least[order[width]])
-    return _Partial(
-        partial.more_bytes[kept], partial.damage[kept], kept, np.full(len(kept), -1, np.int64)
-    ), dropped
+def _thinned(partial: _Partial, least: F64Vector, n_kept: int) -> _Partial:
+    """The most promising partial mixes."""
+    kept = np.sort(np.argsort(least, kind="stable")[:n_kept])
+    unchanged = np.full(n_kept, -1, np.int64)
+    return _Partial(partial.more_bytes[kept], partial.damage[kept], kept, unchanged)
 
 
 def _slopes(remainder: Remainder) -> tuple[F64Vector, F64Vector]:

@@ -63,15 +63,17 @@ def solve_table(
     remainder = settle(table, relaxation, known)
     found = search(remainder, max_work=max_work)
     best = _changed(table, relaxation, known, found)
-    bound = relaxation.lower_bound + found.above_bound
+    bound = remainder.lower_bound + found.above_bound
     allowed = relative_gap * abs(table.damage_of(best))
-    if not found.is_proven and table.damage_of(best) - bound > allowed:
+    if found.is_proven:
+        bound = math.inf
+    elif table.damage_of(best) - bound > allowed:
         # A better mix is known by now, so that fewer choices are open.
         remainder = settle(table, relaxation, best)
         found = solve_milp(remainder, gap=allowed, time_limit_s=time_limit_s)
         best = _changed(table, relaxation, best, found)
-        bound = max(bound, relaxation.lower_bound + found.above_bound)
-    return table.solution(best, math.inf if found.is_proven else bound, "exact")
+        bound = max(bound, remainder.lower_bound + found.above_bound)
+    return table.solution(best, bound, "exact")
 
 
 def _changed(table: Table, relaxation: Relaxation, known: I64Vector, found: Found) -> I64Vector:

@@ -38,11 +38,11 @@ def solve_milp(remainder: Remainder, *, gap: float, time_limit_s: float) -> Foun
 
     known = remainder.above_bound(remainder.known_damage)
     n = len(remainder.position)
-    if n == 0 or known <= 0:
-        return Found(None, True, max(known, 0.0) * remainder.unit)
+    if n == 0 or known * remainder.unit <= gap:
+        return Found(None, is_proven=n == 0, above_bound=0.0)
     counts = np.diff(remainder.first)
     item = np.repeat(np.arange(remainder.n_items), counts)
-    step = int(np.gcd.reduce(remainder.more_bytes))
+    step = remainder.step_bytes
     left = remainder.left_bytes // step
     scale = _OBJECTIVE / known
     constant = min(gap / remainder.unit * scale, _OBJECTIVE) / _GAP
@@ -60,15 +60,14 @@ def solve_milp(remainder: Remainder, *, gap: float, time_limit_s: float) -> Foun
         constraints=[LinearConstraint(one_each, -np.inf, 1.0), LinearConstraint(budget, left, left)],
         options={"time_limit": time_limit_s, "mip_rel_gap": _GAP},
     )
-    bound = answer.mip_dual_bound if answer.status in _STATUS_WITH_BOUND else None
-    above = min((bound - constant) / scale, known) - _DOUBT * known if bound is not None else 0.0
-    chosen = np.flatnonzero(answer.x[:n] > 0.5) if answer.x is not None else np.zeros(0, np.int64)
-    changes = None
-    if (
-        answer.x is not None
-        and len(np.unique(item[chosen])) == len(chosen)
+    above = 0.0
+    if answer.status in _STATUS_WITH_BOUND and answer.mip_dual_bound is not None:
+        above = min((answer.mip_dual_bound - constant) / scale, known) - _DOUBT * known
+    chosen = np.zeros(0, np.int64) if answer.x is None else np.flatnonzero(answer.x[:n] > 0.5)
+    is_better = (
+        len(np.unique(item[chosen])) == len(chosen)
         and int(remainder.more_bytes[chosen].sum()) <= remainder.left_bytes
         and int(remainder.damage[chosen].sum()) < remainder.known_damage
-    ):
-        changes = tuple(remainder.position[chosen].tolist())
-    return Found(changes, False, max(above, 0.0) * remainder.unit)
+    )
+    changes = tuple(remainder.position[chosen].tolist()) if is_better else None
+    return Found(changes, is_proven=False, above_bound=max(above, 0.0) * remainder.unit)

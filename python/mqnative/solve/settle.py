@@ -28,8 +28,8 @@ ROUNDING = 2.0**-48
 class Remainder:
     """The open choices, as changes from the relaxation's mix.
 
-    A mix costs, above the lower bound, the sum of its changes' ``cost`` plus ``price`` for every byte left
-    over. Vectors run over the open choices, item after item, the items with the cheapest change first.
+    A mix's damage is above the lower bound by the sum of its changes' ``cost`` and by ``price`` for every byte
+    left over. Vectors run over the open choices, item after item, the items with the cheapest change first.
 
     Attributes:
         position: of the choice in the table.
@@ -37,7 +37,10 @@ class Remainder:
         damage: damage added by the change, in units.
         cost: reduced cost in units, rounded down, at least 0.
         first: where each item's choices begin, and at the end their number.
-        left_bytes: budget that the relaxation's mix leaves.
+        step_bytes: all changes are whole numbers of these.
+        left_bytes: budget that the relaxation's mix leaves, in whole steps.
+        lower_bound: of the damage of any mix as good as the known one, nats per token. It counts the part of
+            a step that no such mix can use.
         price: of a byte, in units.
         unit: nats per token; a power of two.
         known_damage, known_bytes: changes, in units and bytes, of the best mix known.
@@ -48,7 +51,9 @@ class Remainder:
     damage: I64Vector
     cost: F64Vector
     first: I64Vector
+    step_bytes: int
     left_bytes: int
+    lower_bound: float
     price: float
     unit: float
     known_damage: int
@@ -69,7 +74,7 @@ class Remainder:
 
 
 def reduced_costs(table: Table, relaxation: Relaxation) -> F64Vector:
-    """What each choice adds to the lower bound when it is forced: nats per token, rounded down, not negative."""
+    """What each choice adds to the lower bound when forced: nats per token, rounded down, not negative."""
     base = relaxation.picks[table.item]
     more_damage = table.damage - table.damage[base]
     more_bytes = (table.size - table.size[base]).astype(np.float64)
@@ -103,6 +108,8 @@ def settle(table: Table, relaxation: Relaxation, known: I64Vector) -> Remainder:
     unit = _unit(np.maximum.reduceat(np.abs(more), starts))
     damage = np.rint(more / unit).astype(np.int64)
     more_bytes = table.size[position] - table.size[base[position]]
+    step_bytes = int(np.gcd.reduce(more_bytes))
+    unused = relaxation.left_bytes % step_bytes
     price = relaxation.price / unit
     cost = np.maximum(damage + price * more_bytes - ROUNDING * np.abs(damage), 0.0)
 
@@ -119,7 +126,9 @@ def settle(table: Table, relaxation: Relaxation, known: I64Vector) -> Remainder:
         damage=damage[by_rank],
         cost=cost[by_rank],
         first=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[order])]),
-        left_bytes=relaxation.left_bytes,
+        step_bytes=step_bytes,
+        left_bytes=relaxation.left_bytes - unused,
+        lower_bound=relaxation.lower_bound + relaxation.price * unused,
         price=price,
         unit=unit,
         known_damage=int(damage[changed].sum()),
@@ -130,8 +139,20 @@ def settle(table: Table, relaxation: Relaxation, known: I64Vector) -> Remainder:
 def _empty(relaxation: Relaxation) -> Remainder:
     """Nothing is open: the relaxation's mix is the best there is."""
     none = np.zeros(0, np.int64)
-    first = np.zeros(1, np.int64)
-    return Remainder(none, none, none, np.zeros(0), first, relaxation.left_bytes, relaxation.price, 1.0, 0, 0)
+    return Remainder(
+        position=none,
+        more_bytes=none,
+        damage=none,
+        cost=np.zeros(0),
+        first=np.zeros(1, np.int64),
+        step_bytes=1,
+        left_bytes=relaxation.left_bytes,
+        lower_bound=relaxation.lower_bound,
+        price=relaxation.price,
+        unit=1.0,
+        known_damage=0,
+        known_bytes=0,
+    )
 
 
 def _unit(widest: F64Vector) -> float:

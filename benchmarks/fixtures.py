@@ -1,0 +1,69 @@
+"""Quality at equal bytes: `mqnative auto` against the llama.cpp preset of the same file size, on trained models.
+
+    python benchmarks/fixtures.py FOLDER [--sizes Q4_K_M,Q3_K_M,Q2_K] [--out DIR]
+
+FOLDER holds *-bf16.gguf and text/calib.txt, text/eval.txt. Prints one Markdown table; KLD on held-out text, the
+difference paired on the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mqnative.app.output import ProgressMonitor
+from mqnative.build.plan import model_tensors
+from mqnative.core.info import build_info
+from mqnative.formats.gguf import GGUFFile
+from mqnative.jobs.auto import Options
+from mqnative.jobs.candidates import importances_of
+from mqnative.jobs.main_job import auto
+from mqnative.jobs.presets import rivals
+
+
+def preset_sizes(model: Path, names: list[str]) -> dict[str, int]:
+    """The whole file that llama-quantize writes, without an imatrix' own few header bytes."""
+    with GGUFFile.open(model) as file:
+        importances = importances_of(model_tensors(file), None)
+        header = file.file_bytes - sum(-(-t.size_bytes // 32) * 32 for t in file.tensors.values())
+        found = rivals(file, dict.fromkeys(importances), header)
+    return {name: found[name].size_bytes for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sizes", default="Q4_K_M,Q3_K_M,Q2_K")
+    parser.add_argument("--out", type=Path, default=Path("bench-fixtures"))
+    arguments = parser.parse_args()
+    calib, evaluation = arguments.folder / "text" / "calib.txt", arguments.folder / "text" / "eval.txt"
+    info = build_info()
+    print(f"mqnative {info['version']}, llama.cpp {info['upstream_commit']}, {info['features']}\n")
+    print(
+        "| model | size of | bytes | preset bytes | KLD | preset KLD | ratio | difference, 95 % | verdict | s |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---|---|---:|")
+    for model in sorted(arguments.folder.glob("*-bf16.gguf")):
+        for name, size in preset_sizes(model, arguments.sizes.split(",")).items():
+            out = arguments.out / f"{model.stem}-{name}"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            with ProgressMonitor() as monitor:
+                done = auto(
+                    model, calib, evaluation, out, Options(size_bytes=size, rivals=(name,)), monitor=monitor
+                )
+            own = done.report.result
+            preset = next(m for m in done.report.baselines if m.name == name)
+            assert preset.kld_difference is not None
+            value, low, high = preset.kld_difference
+            print(
+                f"| {model.stem} | {name} | {own.size_bytes} | {preset.size_bytes} | {own.figures.kld_mean:.6f} "
+                f"| {preset.figures.kld_mean:.6f} | {own.figures.kld_mean / preset.figures.kld_mean:.3f} "
+                f"| {value:.6f} ({low:.6f} .. {high:.6f}) | {preset.verdict} | {time.monotonic() - started:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
