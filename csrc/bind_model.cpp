@@ -97,7 +97,8 @@ std::shared_ptr<Variant> encode(Model& model, const std::string& name, int type,
       }
     }
   }
-  const float* weights = optional_floats(imatrix, n_weights, "imatrix");
+  // A name that the model lacks is refused as such below, before the importances count.
+  const float* weights = n_weights == 0 ? nullptr : optional_floats(imatrix, n_weights, "imatrix");
 
   std::shared_ptr<Variant> variant;
   Monitor monitor;

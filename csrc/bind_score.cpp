@@ -25,7 +25,10 @@ LogitRows logit_rows(const FloatArray& logits, const TokenArray& targets) {
 void bind_score(py::module_& m) {
   m.def(
       "score_exact",
-      [](const FloatArray& logits, const TokenArray& targets, const py::object& reference, int n_threads) {
+      [](const py::object& logits_given, const py::object& targets_given, const py::object& reference,
+         int n_threads) {
+        const auto logits = exactly<FloatArray>(logits_given, "logits");
+        const auto targets = exactly<TokenArray>(targets_given, "targets");
         const LogitRows rows = logit_rows(logits, targets);
         const float* ref = optional_floats(reference, rows.n_rows * rows.n_vocab, "reference logits");
 
@@ -47,7 +50,10 @@ void bind_score(py::module_& m) {
 
   m.def(
       "score_compat",
-      [](const FloatArray& logits, const TokenArray& targets, const py::object& reference, int n_threads) {
+      [](const py::object& logits_given, const py::object& targets_given, const py::object& reference,
+         int n_threads) {
+        const auto logits = exactly<FloatArray>(logits_given, "logits");
+        const auto targets = exactly<TokenArray>(targets_given, "targets");
         const LogitRows rows = logit_rows(logits, targets);
         const float* ref = optional_floats(reference, rows.n_rows * rows.n_vocab, "reference logits");
         if (ref == nullptr) {
@@ -73,7 +79,9 @@ void bind_score(py::module_& m) {
 
   m.def(
       "score_compat_nll",
-      [](const FloatArray& logits, const TokenArray& targets, int n_threads) {
+      [](const py::object& logits_given, const py::object& targets_given, int n_threads) {
+        const auto logits = exactly<FloatArray>(logits_given, "logits");
+        const auto targets = exactly<TokenArray>(targets_given, "targets");
         const LogitRows rows = logit_rows(logits, targets);
 
         py::array_t<double> nll(rows.n_rows);

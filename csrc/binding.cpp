@@ -108,10 +108,7 @@ const float* optional_floats(const py::object& array, int64_t n, const char* wha
   if (array.is_none()) {
     return nullptr;
   }
-  if (!py::isinstance<FloatArray>(array)) {
-    refuse(what, "a C-contiguous float32 array", py::str(py::type::of(array)));
-  }
-  const auto floats = py::cast<FloatArray>(array);
+  const auto floats = exactly<FloatArray>(array, what);
   if (floats.size() != n) {
     refuse(what, std::to_string(n) + " values", std::to_string(floats.size()));
   }

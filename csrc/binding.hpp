@@ -35,6 +35,16 @@ void* output_bytes(py::array& array, size_t n_bytes, const char* what);
 // Checks that the type exists, the shape is positive and the array holds exactly those rows.
 Matrices matrices(const py::array& array, int type, const MatrixShape& shape);
 ggml_type checked_type(int id);
+// The array itself if it has exactly the role's dtype and layout. Throws shape; nothing is converted.
+template <class Array>
+Array exactly(const py::object& array, const char* what) {
+  if (!py::isinstance<Array>(array)) {
+    throw Error(ErrorKind::shape, std::string(what) + ": expected a C-contiguous array of " +
+                                      std::string(py::str(py::dtype::of<typename Array::value_type>())) +
+                                      "; pass numpy.ascontiguousarray(x, dtype)");
+  }
+  return py::reinterpret_borrow<Array>(array);
+}
 // None, or n floats.
 const float* optional_floats(const py::object& array, int64_t n, const char* what);
 

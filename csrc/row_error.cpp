@@ -121,7 +121,13 @@ void row_errors(const Matrices& src, const int64_t* rows, int64_t n_rows, const 
     for (int64_t i = first; i < last; ++i) {
       const float* v = imatrix == nullptr ? nullptr : imatrix + rows[i] / src.n_rows * n;
       read_row(src, rows[i], w.data());
-      ggml_quantize_chunk(type, w.data(), blocks.data(), 0, 1, n, v);
+      const size_t size = ggml_quantize_chunk(type, w.data(), blocks.data(), 0, 1, n, v);
+      if (!ggml_validate_row_data(type, blocks.data(), size)) {
+        throw Error(ErrorKind::quantize,
+                    "the " + type_name(type) + " blocks of row " + std::to_string(rows[i]) +
+                        " do not validate; try another type for this tensor",
+                    {{"qtype", type_name(type)}});
+      }
       if (to_float == nullptr) {
         std::memcpy(q.data(), blocks.data(), blocks.size());  // F32 is its own decoder
       } else {

@@ -1,5 +1,6 @@
 #include "upstream.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -164,11 +165,20 @@ void upstream_quantize(const std::string& input, const std::string& output, cons
   std::vector<int> types;
   for (const auto& [name, type] : upstream_plan(input, options, monitor)) {
     types.push_back(type);
+    // Upstream exempts embedding and head from its own check, its kernels do not; they would abort the
+    // process on one of its threads.
+    const bool given = std::any_of(options.imatrix.begin(), options.imatrix.end(),
+                                   [&, &n = name](const auto& entry) { return entry.first == n; });
+    if (ggml_quantize_requires_imatrix(static_cast<ggml_type>(type)) && !given) {
+      throw Error(ErrorKind::quantize, name + " cannot become " + type_name(type) + " without importances",
+                  {{"tensor", name}});
+    }
   }
   prepare_encoders(types, options.n_threads);
   const AbortGuard guard;
   const QuantizeLog log(monitor);
   run(input, output, Params(options, /*dry_run=*/false), monitor);
+  monitor.set_done(monitor.total());
 }
 
 std::map<std::string, int> upstream_plan(const std::string& input, const QuantizeOptions& options,

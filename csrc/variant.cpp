@@ -128,6 +128,10 @@ std::shared_ptr<Variant> Model::new_variant(const std::string& name, ggml_type t
         name + " is a tensor that llama.cpp never quantizes; leave it at " + type_name(where.front()->type),
         {{"tensor", name}, {"qtype", type_name(type)}, {"reason", std::string("never quantized")}});
   }
+  if (!has_encoder(type)) {
+    throw Error(ErrorKind::unsupported_type, "ggml has no encoder for " + type_name(type),
+                {{"tensor", name}, {"qtype", type_name(type)}, {"reason", std::string("no encoder")}});
+  }
   row_bytes(type, where.front()->ne[0]);
   return std::make_shared<Variant>(name, type, where);
 }
@@ -135,10 +139,11 @@ std::shared_ptr<Variant> Model::new_variant(const std::string& name, ggml_type t
 std::shared_ptr<Variant> Model::encode(const std::string& name, ggml_type type, const float* imatrix,
                                        Monitor& monitor) {
   const AbortGuard guard;
+  // Memory comes first: of a repacked tensor not even the original can be read.
+  std::shared_ptr<Variant> variant = new_variant(name, type);
   std::vector<uint8_t> copy;
   const Matrices source = original(name, copy);
   check_target(source, type, imatrix);
-  std::shared_ptr<Variant> variant = new_variant(name, type);
   if (void* data = variant->host_data()) {
     quantize(source, type, data, imatrix, n_threads_, monitor);
   } else {

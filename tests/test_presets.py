@@ -322,7 +322,6 @@ def test_q2_k_needs_importances_in_a_q2_k_s_file_only() -> None:
     assert not requires_imatrix("output.weight", "Q2_K", ftype=q2_k_s)
 
 
-@pytest.mark.xfail(reason="the stricter rule of the driver compares the spelling as it is given")
 def test_who_needs_importances_does_not_depend_on_the_spelling() -> None:
     for target in TARGETS:
         name = "blk.0.attn_q.weight"
@@ -399,7 +398,6 @@ def test_tensors_are_reported_and_the_last_report_is_not_early(
     assert recording_monitor.finished == 1
 
 
-@pytest.mark.xfail(reason="a tensor counts once the next one starts, so that the last one never counts")
 def test_progress_ends_at_the_number_of_tensors(tmp_path: Path, recording_monitor: Any) -> None:
     model = write_golden_model(tmp_path / "model.gguf")
     upstream_quantize(model, tmp_path / "out.gguf", "Q4_0", n_threads=1, monitor=recording_monitor)
@@ -457,12 +455,7 @@ except MQNativeError as error:
     "n_threads",
     [
         1,
-        pytest.param(
-            2,
-            marks=pytest.mark.xfail(
-                reason="the check that fails runs on a thread of upstream's own: abort of the process"
-            ),
-        ),
+        2,
     ],
 )
 def test_a_kernel_that_lacks_importances_is_an_error_not_an_abort(

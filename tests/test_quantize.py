@@ -278,7 +278,7 @@ def test_unusable_importances_are_refused_wherever_they_are(target: str, bad: fl
 def test_importances_of_another_length_are_refused(n: int) -> None:
     with pytest.raises(ShapeError) as caught:
         quantize(matrix(2, 256), "Q4_K", np.ones(n, np.float32))
-    assert (caught.value.expected, caught.value.got) == ("256 values", str(n))
+    assert (caught.value.expected, caught.value.got) == ("(1, 256)", f"float32 ({n},)")
 
 
 def test_one_row_of_importances_is_not_stretched_over_experts() -> None:
@@ -286,7 +286,6 @@ def test_one_row_of_importances_is_not_stretched_over_experts() -> None:
         quantize(matrix(3, 2, 256), "Q4_K", np.ones(256, np.float32))
 
 
-@pytest.mark.xfail(reason="only the number of importances is checked, not their shape")
 def test_importances_must_have_one_row_for_each_expert() -> None:
     with pytest.raises(ShapeError):
         quantize(matrix(2, 4, 256), "Q4_K", importances(256, 2))

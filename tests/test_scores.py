@@ -390,7 +390,6 @@ def test_logits_of_another_dtype_are_not_converted(name: str) -> None:
         calls(x, targets.astype(np.int64), None)[name]()
 
 
-@pytest.mark.xfail(reason="the bindings lack noconvert(): what can be cast safely is copied silently")
 @pytest.mark.parametrize("what", ["columns", "fortran", "float16", "list", "targets"])
 def test_arrays_are_refused_not_copied(what: str) -> None:
     x, targets = some_logits(4, 64), some_targets(4, 32)

@@ -78,7 +78,7 @@ def tensors_of(path: Path) -> dict[str, tuple[str, bytes]]:
         return {name: (info.qtype.name, file.data(name).tobytes()) for name, info in file.tensors.items()}
 
 
-# ---- Help ---------------------------------------------------------------------------------------------
+# ---- Help -------------------------------------------------------------------------------------------
 
 
 def examples(name: str) -> list[str]:
@@ -177,7 +177,7 @@ def test_wrong_usage_exits_with_2_and_names_the_option(arguments: tuple[str, ...
     assert "--help" in done.err
 
 
-# ---- Each command ---------------------------------------------------------------------------------------
+# ---- Each command -----------------------------------------------------------------------------------
 
 
 def test_doctor_tells_people_and_scripts_the_same() -> None:
@@ -252,7 +252,15 @@ def test_imatrix_names_the_tensors_whose_experts_were_not_all_seen(
 
 def test_imatrix_without_the_output_head_leaves_it_out(shop: Workshop, tmp_path: Path) -> None:
     done = succeed(
-        "imatrix", shop.model, "-f", shop.calib, *FEW, "--no-process-output", "-o", tmp_path / "i.gguf", "--json"
+        "imatrix",
+        shop.model,
+        "-f",
+        shop.calib,
+        *FEW,
+        "--no-process-output",
+        "-o",
+        tmp_path / "i.gguf",
+        "--json",
     )
     assert done.json["n_entries"] == shop.imatrix_json["n_entries"] - 1
     with GGUFFile.open(tmp_path / "i.gguf") as file:
@@ -305,7 +313,7 @@ def test_a_model_does_not_diverge_from_itself(shop: Workshop) -> None:
     assert (figures["ppl_ratio"], figures["ppl_cor_ln"]) == (1, pytest.approx(1))
 
 
-# ---- Build ----------------------------------------------------------------------------------------------
+# ---- Build ------------------------------------------------------------------------------------------
 
 
 def test_build_reports_the_file_it_wrote(shop: Workshop) -> None:
@@ -397,7 +405,7 @@ def test_a_build_from_a_split_model_is_that_from_the_whole(
     assert tensors_of(tmp_path / "split.gguf") == tensors_of(tmp_path / "whole.gguf")
 
 
-# ---- Streams --------------------------------------------------------------------------------------------
+# ---- Streams ----------------------------------------------------------------------------------------
 
 
 def test_short_work_says_nothing_on_standard_error(shop: Workshop, tmp_path: Path) -> None:
@@ -502,7 +510,7 @@ def test_figures_that_are_no_numbers_are_still_json(shop: Workshop, tmp_path: Pa
     assert succeed("inspect", path, "--json").json["metadata"]["x.scale"] is None
 
 
-# ---- Interruption -----------------------------------------------------------------------------------------
+# ---- Interruption -----------------------------------------------------------------------------------
 
 
 def interrupted(done: Finished) -> None:

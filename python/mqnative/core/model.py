@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, forward_log, thread_count
 from mqnative.core.quantize import progress
-from mqnative.errors import ModelLoadError
+from mqnative.errors import ModelLoadError, ShapeError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.qtypes import qtype, types_by_id
 
@@ -132,9 +132,8 @@ class Model:
         try:
             self._handle: Any = core().Model(paths, layers, names, repack, self.n_threads, progress(monitor))
         except ModelLoadError as error:
-            reason = error.log.splitlines()[-1] if error.log else "no reason given"
             raise ModelLoadError(
-                f"llama.cpp cannot load {path}: {reason}", path=str(path), log=error.log
+                f"llama.cpp cannot load {path}: {_reason(error.log)}", path=str(path), log=error.log
             ) from None
         finally:
             forward_log()
@@ -200,8 +199,15 @@ class Model:
             OperationCancelled: Ctrl-C.
         """
         stop = len(tokens) if last is None else last
+        shape = (max(0, stop - first), self.vocab.n_vocab)
         if out is None:
-            out = np.empty((max(0, stop - first), self.vocab.n_vocab), np.float32)
+            out = np.empty(shape, np.float32)
+        if out.dtype != np.float32 or out.shape != shape:
+            raise ShapeError(
+                f"expected float32 of shape {shape} for the logits, got {out.dtype} of {out.shape}",
+                expected=f"float32 {shape}",
+                got=f"{out.dtype} {out.shape}",
+            )
         self._handle.logits(np.ascontiguousarray(tokens, np.int32), first, stop, out, None)
         forward_log()
         return out
@@ -294,3 +300,12 @@ class Model:
         """Threads for the following calls; results do not depend on it."""
         self.n_threads = thread_count(n_threads)
         self._handle.set_threads(self.n_threads)
+
+
+def _reason(log: str | None) -> str:
+    """What llama.cpp said went wrong; its last lines only repeat that something did."""
+    lines = (log or "").splitlines()
+    telling = [line for line in lines if "error loading model" in line]
+    if telling:
+        return telling[0].partition("error loading model")[2].lstrip(": ").removeprefix("hyperparameters: ")
+    return lines[-1] if lines else "it gave no reason"

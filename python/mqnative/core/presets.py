@@ -129,12 +129,13 @@ def requires_imatrix(name: str, target: str, *, ftype: int | None = None) -> boo
 
     Source: src/llama-quant.cpp, tensor_requires_imatrix; ggml.c, ggml_quantize_requires_imatrix.
     """
-    if qtype(target).needs_imatrix:
+    wanted = qtype(target)
+    if wanted.needs_imatrix:
         return True
     if name in ("token_embd.weight", "per_layer_token_embd.weight", "output.weight"):
         return False
     q2_k_s = ftype == presets()["Q2_K_S"].ftype
-    return target in ("IQ3_XXS", "IQ2_S", "IQ1_M") or (target == "Q2_K" and q2_k_s)
+    return wanted.name in ("IQ3_XXS", "IQ2_S", "IQ1_M") or (wanted.name == "Q2_K" and q2_k_s)
 
 
 def upstream_quantize(

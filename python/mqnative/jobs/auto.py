@@ -165,7 +165,9 @@ class Run:
             for name in candidates
         ]
         table = damage_table(curves)
-        kept = {name: {t: table[name][t] for t in candidates[name]} for name in candidates}
+        kept = {
+            name: {t: table[name][t] for t in types if t in table[name]} for name, types in candidates.items()
+        }
         return Measured(tensors, imatrix, importances, sweeps, probes, anchors, kept)
 
     def budget(self) -> int:

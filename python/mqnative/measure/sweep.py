@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.core.quantize import MatrixShape, RowErrors, row_errors
+from mqnative.errors import QuantizeError
 from mqnative.formats.qtypes import QType
 
 METRIC_VERSION = 1
@@ -99,7 +100,15 @@ def sweep_tensor(
     while open_types and taken < len(order):
         n_next = min(len(order) - taken, max(n_first, taken))
         rows = order[taken : taken + n_next]
-        samples.append(row_errors(data, source, shape, open_types, imatrix, rows=rows, n_threads=n_threads))
+        try:
+            sample = row_errors(data, source, shape, open_types, imatrix, rows=rows, n_threads=n_threads)
+        except QuantizeError as error:
+            # One type overflows on these weights (F16 above 65504, say); the others are still of use.
+            if error.qtype not in open_types:
+                raise
+            open_types.remove(error.qtype)
+            continue
+        samples.append(sample)
         taken += n_next
         energy = sum(float(s.vw2.sum()) for s in samples) * len(order) / taken
         found = {t: _error_of(t, samples, len(order)) for t in open_types}
@@ -107,7 +116,7 @@ def sweep_tensor(
         results.update({t: found[t] for t in done})
         open_types = [t for t in open_types if t not in done]
     n_weights = shape[0] * shape[1] * shape[2]
-    return TensorSweep({t: results[t] for t in targets}, energy, energy / n_weights)
+    return TensorSweep({t: results[t] for t in targets if t in results}, energy, energy / n_weights)
 
 
 def _row_order(shape: MatrixShape, seed: int) -> npt.NDArray[np.int64]:

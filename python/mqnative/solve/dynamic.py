@@ -12,15 +12,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from mqnative.solve.hull import F64Vector, I64Vector
 from mqnative.solve.settle import ROUNDING, Remainder
+
+I32Vector = npt.NDArray[np.int32]
 
 # Partial mixes to look at: about a second in all, about a hundred megabytes at once.
 MAX_WORK = 1 << 23
 _MAX_AT_ONCE = 1 << 20
 # However little work is left, this many are followed to the last item.
 _MIN_AT_ONCE = 64
+_NO_CHANGE = -1
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,18 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class _Partial:
-    """Partial mixes after some items: no two alike, from small to large, damage falling strictly.
+    """Partial mixes over the items so far: from small to large, damage falling strictly.
 
     Attributes:
         more_bytes, damage: against the relaxation's mix, bytes and units.
-        parent: the partial mix before the last item that each comes from.
-        change: the table position chosen for that item, or -1.
+        parent: which partial mix of the step before each comes from.
+        change: the table position chosen in this step, or no change.
     """
 
     more_bytes: I64Vector
     damage: I64Vector
-    parent: I64Vector
-    change: I64Vector
+    parent: I32Vector
+    change: I32Vector
 
 
 def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
@@ -63,46 +67,47 @@ def search(remainder: Remainder, *, max_work: int = MAX_WORK) -> Found:
             promising are followed. The bound says what that may have missed.
     """
     grow, shrink = _slopes(remainder)
-    zero, none = np.zeros(1, np.int64), np.full(1, -1, np.int64)
-    stages = [_Partial(zero, zero, none, none)]
+    partial = _start()
+    trail: list[tuple[I32Vector, I32Vector]] = []
     best, best_at, n_best = (remainder.known_damage, remainder.known_bytes), -1, 0
     work = 0
     missed = np.inf
     for i in range(remainder.n_items):
         rounding = remainder.rounding(best[0])
         room = remainder.above_bound(best[0]) + rounding
-        at, end = remainder.first[i], remainder.first[i + 1]
+        at, end = int(remainder.first[i]), int(remainder.first[i + 1])
         useful = at + np.flatnonzero(remainder.cost[at:end] <= room)
         # Later items' changes cost no less; and no mix is better than one at the bound.
-        if not len(useful) or room <= 2 * rounding or not len(stages[-1].damage):
+        if not len(useful) or room <= 2 * rounding or not len(partial.damage):
             break
         at_once = _MAX_AT_ONCE
         if work > max_work // 2:
-            at_once = max(_MIN_AT_ONCE, (max_work - work) // (len(remainder.position) - int(at)))
+            at_once = max(_MIN_AT_ONCE, (max_work - work) // (len(remainder.position) - at))
         n_kept = at_once // (len(useful) + 1) + 1
-        if len(stages[-1].damage) > n_kept:
-            least = _least(remainder, stages[-1].more_bytes, stages[-1].damage, grow[i], shrink[i])
-            stages.append(_thinned(stages[-1], least, n_kept))
+        if len(partial.damage) > n_kept:
+            least = _least(remainder, partial.more_bytes, partial.damage, grow[i], shrink[i])
             missed = min(missed, float(np.partition(least, n_kept)[n_kept]))
-        work += len(stages[-1].damage) * (len(useful) + 1)
-        stages.append(_extend(remainder, stages[-1], useful, room, grow[i + 1], shrink[i + 1]))
-        fits = int(np.searchsorted(stages[-1].more_bytes, remainder.left_bytes, side="right")) - 1
+            partial = _thinned(partial, least, n_kept)
+            trail.append((partial.parent, partial.change))
+        work += len(partial.damage) * (len(useful) + 1)
+        partial = _extended(remainder, partial, useful, room, grow[i + 1], shrink[i + 1])
+        trail.append((partial.parent, partial.change))
+        fits = int(np.searchsorted(partial.more_bytes, remainder.left_bytes, side="right")) - 1
         if fits >= 0:
-            found = (int(stages[-1].damage[fits]), int(stages[-1].more_bytes[fits]))
+            found = (int(partial.damage[fits]), int(partial.more_bytes[fits]))
             if found < best:
-                best, best_at, n_best = found, fits, len(stages)
+                best, best_at, n_best = found, fits, len(trail)
     above, rounding = remainder.above_bound(best[0]), remainder.rounding(best[0])
-    changes = _trace(stages[:n_best], best_at) if best_at >= 0 else None
+    changes = _changes(trail[:n_best], best_at) if n_best else None
     if missed > above + rounding:
         return Found(changes, is_proven=True, above_bound=above * remainder.unit)
     return Found(changes, is_proven=False, above_bound=max(missed - rounding, 0.0) * remainder.unit)
 
 
-def _thinned(partial: _Partial, least: F64Vector, n_kept: int) -> _Partial:
-    """The most promising partial mixes."""
-    kept = np.sort(np.argsort(least, kind="stable")[:n_kept])
-    unchanged = np.full(n_kept, -1, np.int64)
-    return _Partial(partial.more_bytes[kept], partial.damage[kept], kept, unchanged)
+def _start() -> _Partial:
+    """The relaxation's own mix."""
+    nothing = np.zeros(1, np.int64)
+    return _Partial(nothing, nothing, np.zeros(1, np.int32), np.full(1, _NO_CHANGE, np.int32))
 
 
 def _slopes(remainder: Remainder) -> tuple[F64Vector, F64Vector]:
@@ -110,8 +115,8 @@ def _slopes(remainder: Remainder) -> tuple[F64Vector, F64Vector]:
     n = remainder.n_items
     grow, shrink = np.full(n + 1, remainder.price), np.full(n + 1, np.inf)
     if n:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            per_byte = remainder.cost / np.abs(remainder.more_bytes)
+        # No change leaves the bytes as they are: an item's choices all differ in size.
+        per_byte = remainder.cost / np.abs(remainder.more_bytes)
         grows = np.where(remainder.more_bytes > 0, per_byte, np.inf)
         shrinks = np.where(remainder.more_bytes < 0, per_byte, np.inf)
         starts = remainder.first[:-1]
@@ -122,26 +127,6 @@ def _slopes(remainder: Remainder) -> tuple[F64Vector, F64Vector]:
         np.minimum.accumulate(grow[backwards])[backwards],
         np.minimum.accumulate(shrink[backwards])[backwards],
     )
-
-
-def _extend(
-    remainder: Remainder, partial: _Partial, useful: I64Vector, room: float, grow: float, shrink: float
-) -> _Partial:
-    """Every partial mix with every change of the next item, without those that lead to nothing new."""
-    n = len(partial.damage)
-    more = np.concatenate([[0], remainder.more_bytes[useful]])
-    damages = np.concatenate([[0], remainder.damage[useful]])
-    sizes = (partial.more_bytes + more[:, None]).ravel()
-    damage = (partial.damage + damages[:, None]).ravel()
-    least = _least(remainder, sizes, damage, grow, shrink)
-    kept = np.flatnonzero(least <= room + ROUNDING * np.abs(damage))
-    kept = kept[np.lexsort((damage[kept], sizes[kept]))]
-    sorted_damage = damage[kept]
-    beats = np.ones(len(kept), np.bool_)
-    beats[1:] = sorted_damage[1:] < np.minimum.accumulate(sorted_damage)[:-1]
-    kept = kept[beats]
-    change = np.concatenate([[-1], remainder.position[useful]])
-    return _Partial(sizes[kept], damage[kept], kept % n, change[kept // n])
 
 
 def _least(
@@ -159,11 +144,38 @@ def _least(
     return least
 
 
-def _trace(stages: list[_Partial], at: int) -> tuple[int, ...]:
-    """The changes that led to one partial mix of the last stage."""
+def _extended(
+    remainder: Remainder, partial: _Partial, useful: I64Vector, room: float, grow: float, shrink: float
+) -> _Partial:
+    """Every partial mix with every change of the next item, without those that lead to nothing new."""
+    n = len(partial.damage)
+    more = np.concatenate([[0], remainder.more_bytes[useful]])
+    damages = np.concatenate([[0], remainder.damage[useful]])
+    sizes = (partial.more_bytes + more[:, None]).ravel()
+    damage = (partial.damage + damages[:, None]).ravel()
+    least = _least(remainder, sizes, damage, grow, shrink)
+    kept = np.flatnonzero(least <= room + ROUNDING * np.abs(damage))
+    kept = kept[np.lexsort((damage[kept], sizes[kept]))]
+    in_order = damage[kept]
+    is_new = np.ones(len(kept), np.bool_)
+    is_new[1:] = in_order[1:] < np.minimum.accumulate(in_order)[:-1]
+    kept = kept[is_new]
+    change = np.concatenate([[_NO_CHANGE], remainder.position[useful]])[kept // n]
+    return _Partial(sizes[kept], damage[kept], (kept % n).astype(np.int32), change.astype(np.int32))
+
+
+def _thinned(partial: _Partial, least: F64Vector, n_kept: int) -> _Partial:
+    """The most promising partial mixes."""
+    kept = np.sort(np.argsort(least, kind="stable")[:n_kept])
+    change = np.full(n_kept, _NO_CHANGE, np.int32)
+    return _Partial(partial.more_bytes[kept], partial.damage[kept], kept.astype(np.int32), change)
+
+
+def _changes(trail: list[tuple[I32Vector, I32Vector]], at: int) -> tuple[int, ...]:
+    """The changes that led to one partial mix of the last step."""
     changes = []
-    for stage in reversed(stages):
-        if stage.change[at] >= 0:
-            changes.append(int(stage.change[at]))
-        at = int(stage.parent[at])
+    for parent, change in reversed(trail):
+        if change[at] != _NO_CHANGE:
+            changes.append(int(change[at]))
+        at = int(parent[at])
     return tuple(changes)

@@ -28,8 +28,8 @@ ROUNDING = 2.0**-48
 class Remainder:
     """The open choices, as changes from the relaxation's mix.
 
-    A mix's damage is above the lower bound by the sum of its changes' ``cost`` and by ``price`` for every byte
-    left over. Vectors run over the open choices, item after item, the items with the cheapest change first.
+    A mix's damage is above the lower bound by the sum of its changes' ``cost`` and ``price`` per byte left
+    over. Vectors run over the open choices, item after item, the items with the cheapest change first.
 
     Attributes:
         position: of the choice in the table.
