@@ -6,10 +6,11 @@ import itertools
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqnative.solve.dynamic import search
+from mqnative.solve import dynamic
 from mqnative.solve.exact import solve_exact, solve_table
 from mqnative.solve.frontier import frontier
 from mqnative.solve.hull import fill, relax, solve_greedy_hull, tabulate
@@ -28,7 +29,17 @@ NEAR = 1e-12
 def problems(
     draw: st.DrawFn, damages: st.SearchStrategy[float] = dyadic, max_size: int = 40, max_items: int = 5
 ) -> Problem:
-    pairs = st.tuples(st.integers(0, max_size), damages)
+    pairs = draw(
+        st.sampled_from(
+            [
+                st.tuples(st.integers(0, max_size), damages),
+                # Ties all over.
+                st.tuples(st.integers(0, 6), st.sampled_from([0.0, 1.0, 2.0, 3.0])),
+                # Every byte worth the same, so that bounds settle nothing.
+                st.integers(0, 40).map(lambda size: (size, (40 - size) / 64)),
+            ]
+        )
+    )
     items = draw(st.lists(st.lists(pairs, min_size=1, max_size=5), max_size=max_items))
     return Problem(
         tuple(
@@ -131,20 +142,27 @@ def test_nothing_is_settled_that_a_best_mix_needs(problem: Problem, data: st.Dat
     assert remainder.lower_bound <= brute_force(problem, budget)[0] + NEAR
 
 
-@settings(max_examples=200)
-@given(problems(), st.integers(0, 40), st.data())
-def test_search_cut_short_claims_no_more_than_is_true(problem: Problem, work: int, data: st.DataObject) -> None:
+@settings(max_examples=300)
+@given(problems(max_items=7), st.integers(0, 40), st.integers(1, 6), st.data())
+def test_search_cut_short_claims_no_more_than_is_true(
+    problem: Problem, work: int, at_once: int, data: st.DataObject
+) -> None:
     budget = data.draw(budgets_of(problem))
     table = tabulate(problem)
     relaxation = relax(table, budget)
-    remainder = settle(table, relaxation, fill(table, relaxation))
-    found = search(remainder, max_work=work)
+    # Starting from nothing better than the relaxation's mix leaves more to search.
+    remainder = settle(table, relaxation, relaxation.picks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic, "_MIN_AT_ONCE", at_once)
+        found = dynamic.search(remainder, max_work=work)
+        solution = solve_table(table, budget, max_work=work, relative_gap=math.inf)
     best, _ = brute_force(problem, budget)
-    solution = solve_table(table, budget, max_work=work, relative_gap=math.inf)
     check(problem, solution, budget)
     assert solution.damage >= best >= solution.lower_bound - NEAR
     assert remainder.lower_bound + found.above_bound <= best + NEAR
     if found.is_proven:
+        assert remainder.lower_bound + found.above_bound >= best - NEAR
+    if solution.gap == 0.0:
         assert solution.damage == best
 
 
