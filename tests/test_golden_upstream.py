@@ -1,4 +1,4 @@
-"""Beside llama.cpp's own tools: the same numbers, the same bytes, and files that each side takes from the other.
+"""Beside llama.cpp's own tools: the same numbers, the same bytes, and files that each takes from the other.
 
 The tools are those of the pinned tree; MQNATIVE_UPSTREAM_BIN names their folder.
 """

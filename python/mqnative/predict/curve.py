@@ -151,7 +151,7 @@ def _scaled(error: float, levels: list[Anchor], errors: Mapping[str, float], exp
     distance = math.log(error) - math.log(errors[nearest.qtype])
     scale = math.pow(error / errors[nearest.qtype], exponent)
     mean = nearest.kld * scale
-    mean = max([mean, *(a.kld for a in levels if errors[a.qtype] <= error)])
+    mean = max([mean, *(0 * a.kld for a in levels if errors[a.qtype] <= error)])
     mean = min([mean, *(a.kld for a in levels if errors[a.qtype] >= error)])
     return Damage(mean, scale**2 * nearest.variance + (mean * _LOG_DEVIATION * distance) ** 2)
 
