@@ -102,6 +102,8 @@ def test_uncertainty_grows_with_the_distance_from_the_anchor() -> None:
     table = damage_table([curve("t", sure("Q3_K", 0.01))])["t"]
     relative = {q: math.sqrt(d.variance) / d.mean for q, d in table.items() if d.mean}
     assert relative["Q3_K"] == pytest.approx(0.1)
+    distance = math.log(8e-2 / 2.5e-2)
+    assert relative["Q2_K"] == pytest.approx(math.hypot(0.1, 0.09 * distance))
     assert relative["Q3_K"] < relative["Q2_K"] < relative["Q4_K"] < relative["Q6_K"] < relative["Q8_0"]
 
 

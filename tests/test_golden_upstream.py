@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +26,12 @@ from tiny_models import TinyModels
 pytestmark = pytest.mark.upstream
 
 N_CTX = 128
-N_THREADS = "2"
+# Numbers do not depend on the threads, and one is fastest where other work shares the processor.
+ONE_THREAD = ("-t", "1")
 # llama-perplexity sometimes exits before the last lines of its log are written.
 ATTEMPTS = 5
 
 LABELS = ("builtin", "dense", "moe")
-MIX = ("Q4_K", "Q6_K", "IQ3_S", "Q8_0", "IQ2_XS", "Q5_1", "MXFP4", "IQ4_NL", "Q3_K", "F16")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ class Tools:
 
         Weights stay as they lie in the file: repacked ones multiply in another order.
         """
-        given = ("-m", model, "-t", N_THREADS, "--no-repack", "-c", N_CTX, *arguments)
+        given = ("-m", model, *ONE_THREAD, "--no-repack", *arguments)
         for _ in range(ATTEMPTS):
             said = self.run("llama-perplexity", *given)
             if re.search(until, said):
@@ -79,7 +78,7 @@ class Tools:
         return pytest.fail(f"{ATTEMPTS} runs ended without {until!r}: {said}")
 
     def quantize(self, source: Path, output: Path, preset: str, *options: object) -> Path:
-        self.run("llama-quantize", *options, source, output, preset, N_THREADS)
+        self.run("llama-quantize", *options, source, output, preset, 2)
         return output
 
     def imatrix(self, model: Path, text: Path, output: Path, *options: object) -> Path:
@@ -148,6 +147,8 @@ PRINTED = [
     (rf"Same top p: +{NUMBER} ± +{NUMBER}", ("top1_agreement", "top1_agreement_se"), 100, 3),
 ]
 LAST_LINE = r"Same top p: +\S+ ± +\S+ %"
+# One chunk to a batch, as we evaluate: short chunks that share a batch are rounded otherwise.
+SHORT_CHUNKS = ("-c", N_CTX, "-b", N_CTX)
 
 
 def printed_figures(said: str) -> dict[str, str]:
@@ -165,10 +166,19 @@ def our_figures(figures: dict[str, float]) -> dict[str, str]:
     }
 
 
+def dealt(path: Path, types: Sequence[str]) -> Recipe:
+    """The types, dealt to the matrices of a model one after the other."""
+    return Recipe(tensors={name: types[i % len(types)] for i, name in enumerate(matrices(path))})
+
+
+# None needs importances.
+MIX = ("Q4_K", "Q6_K", "IQ3_S", "Q8_0", "Q2_K", "Q5_1", "MXFP4", "IQ4_NL", "Q3_K", "F16")
+
+
 @pytest.mark.parametrize(
     ("label", "types"),
     [("builtin", ("Q4_K",)), ("builtin", MIX), ("dense", ("IQ4_NL",)), ("moe", ("Q5_K", "Q3_K"))],
-    ids=str,
+    ids=["builtin Q4_K", "builtin mix", "dense IQ4_NL", "moe Q5_K and Q3_K"],
 )
 def test_compatible_figures_are_those_llama_perplexity_prints(
     label: str,
@@ -179,25 +189,16 @@ def test_compatible_figures_are_those_llama_perplexity_prints(
     tmp_path: Path,
 ) -> None:
     reference, small, text = path_of(label), tmp_path / "small.gguf", texts / "eval.txt"
-    names = matrices(reference)
-    chosen = {name: types[i % len(types)] for i, name in enumerate(names)}
-    write_recipe(tmp_path / "r.yaml", Recipe(tensors={n: _plain(t) for n, t in chosen.items()}))
+    write_recipe(tmp_path / "r.yaml", dealt(reference, types))
     succeed("build", reference, "-r", tmp_path / "r.yaml", "-o", small)
     base = tmp_path / "base.kld"
-    tools.perplexity(reference, "-f", text, "--save-all-logits", base, until="Final estimate")
-    said = tools.perplexity(
-        small, "-f", text, "--kl-divergence", "--kl-divergence-base", base, until=LAST_LINE
-    )
-    ours = succeed(
-        "eval", small, "--reference", reference, "-f", text, "--ctx", N_CTX, "--compat", "--json"
-    ).json
+    run = (*SHORT_CHUNKS, "-f", text)
+    tools.perplexity(reference, *run, "--save-all-logits", base, until="Final estimate")
+    said = tools.perplexity(small, *run, "--kl-divergence", "--kl-divergence-base", base, until=LAST_LINE)
+    options = ("--ctx", N_CTX, "--compat", "--json", *ONE_THREAD)
+    ours = succeed("eval", small, "--reference", reference, "-f", text, *options).json
     assert ours["n_chunks"] >= 8
     assert our_figures(ours) == printed_figures(said)
-
-
-def _plain(target: str) -> str:
-    """A type of about the same size that needs no importances."""
-    return {"IQ2_XS": "Q2_K"}.get(target, target)
 
 
 @pytest.mark.parametrize("label", ["builtin", "moe", "sliding", "recurrent"])
@@ -205,11 +206,22 @@ def test_compatible_perplexity_is_what_llama_perplexity_prints(
     label: str, path_of: Callable[[str], Path], tools: Tools, texts: Path
 ) -> None:
     model, text = path_of(label), texts / "eval.txt"
-    said = tools.perplexity(model, "-f", text, until="Final estimate")
+    printed = final_estimate(tools.perplexity(model, *SHORT_CHUNKS, "-f", text, until="Final estimate"))
+    ours = succeed("eval", model, "-f", text, "--ctx", N_CTX, "--compat", "--json", *ONE_THREAD).json
+    assert (f"{ours['ppl']:.4f}", f"{ours['ppl_se']:.5f}") == printed
+
+
+def test_with_no_options_both_print_the_same(builtin_model: Path, tools: Tools, texts: Path) -> None:
+    text = texts / "eval.txt"
+    printed = final_estimate(tools.perplexity(builtin_model, "-f", text, until="Final estimate"))
+    ours = succeed("eval", builtin_model, "-f", text, "--compat", *ONE_THREAD).out
+    assert f"PPL   {printed[0]} ± {float(printed[1]):.4f} " in ours
+
+
+def final_estimate(said: str) -> tuple[str, str]:
     line = re.search(r"Final estimate: PPL = (\S+) \+/- (\S+)", said)
     assert line is not None
-    ours = succeed("eval", model, "-f", text, "--ctx", N_CTX, "--compat", "--json").json
-    assert (f"{ours['ppl']:.4f}", f"{ours['ppl_se']:.5f}") == line.groups()
+    return line[1], line[2]
 
 
 # ---- Importance matrices --------------------------------------------------------------------------------
@@ -229,10 +241,13 @@ def test_the_imatrix_is_llama_imatrixs(
     options = ["--process-output"] if output_head else []
     theirs = tools.imatrix(model, text, tmp_path / "theirs.gguf", *options)
     options = [] if output_head else ["--no-process-output"]
-    succeed("imatrix", model, "-f", text, "--ctx", N_CTX, *options, "-o", tmp_path / "ours.gguf")
+    given = ("-f", text, "--ctx", N_CTX, *options, *ONE_THREAD)
+    succeed("imatrix", model, *given, "-o", tmp_path / "ours.gguf")
     ours, upstream = read_imatrix(tmp_path / "ours.gguf"), read_imatrix(theirs)
-    assert set(ours.entries) == set(upstream.entries)
-    assert len(ours.entries) > 10
+    # A head that shares the embedding's weights is measured by us only.
+    assert set(ours.entries) - {"token_embd.weight"} == set(upstream.entries)
+    assert ("token_embd.weight" in ours.entries) == (output_head and label != "builtin")
+    assert ("output.weight" in ours.entries) == (output_head and label == "builtin")
     for name, entry in upstream.entries.items():
         assert np.array_equal(ours.entries[name].counts, entry.counts), name
         assert np.array_equal(ours.entries[name].sum_squares, entry.sum_squares), name
@@ -244,8 +259,8 @@ def test_a_legacy_imatrix_is_llama_imatrixs(
 ) -> None:
     text = texts / "calib.txt"
     theirs = tools.imatrix(builtin_model, text, tmp_path / "theirs.dat", "--output-format", "dat")
-    options = ("--no-process-output", "--legacy")
-    succeed("imatrix", builtin_model, "-f", text, "--ctx", N_CTX, *options, "-o", tmp_path / "ours.dat")
+    given = ("-f", text, "--ctx", N_CTX, "--no-process-output", "--legacy", *ONE_THREAD)
+    succeed("imatrix", builtin_model, *given, "-o", tmp_path / "ours.dat")
     ours, upstream = read_imatrix(tmp_path / "ours.dat"), read_imatrix(theirs)
     assert set(ours.entries) == set(upstream.entries)
     for name, entry in upstream.entries.items():
@@ -263,7 +278,8 @@ def imatrix_of(
     def collected(label: str) -> Path:
         path = folder / f"{label}.gguf"
         if not path.exists():
-            succeed("imatrix", path_of(label), "-f", texts / "calib.txt", "--ctx", N_CTX, "-o", path)
+            given = ("-f", texts / "calib.txt", "--ctx", N_CTX, *ONE_THREAD)
+            succeed("imatrix", path_of(label), *given, "-o", path)
         return path
 
     return collected
@@ -275,10 +291,10 @@ def imatrix_of(
 @pytest.mark.parametrize(
     ("label", "preset"),
     [
-        *(("dense", p) for p in ("Q4_K_M", "Q2_K", "IQ2_XXS", "IQ4_XS", "Q5_0", "TQ1_0")),
-        *(("moe", p) for p in ("Q4_K_S", "IQ3_M", "MXFP4_MOE")),
+        *(("dense", p) for p in ("Q4_K_M", "Q2_K", "IQ2_XXS", "Q5_0", "TQ1_0")),
+        *(("moe", p) for p in ("Q4_K_S", "MXFP4_MOE")),
         ("odd_rows", "Q4_K_M"),
-        ("builtin", "Q3_K_M"),
+        ("builtin", "IQ4_XS"),
     ],
 )
 def test_a_preset_gives_llama_quantizes_data_with_our_imatrix(
@@ -309,17 +325,24 @@ def test_a_preset_gives_llama_quantizes_data_without_an_imatrix(
     same_data(tmp_path / "ours.gguf", theirs)
 
 
-def all_types_mix(path: Path, start: int) -> Recipe:
-    """Every type that can be written, dealt to the matrices of a model from ``start`` on."""
-    targets = [t.name for t in all_types().values() if t.is_target]
-    names = matrices(path)
-    return Recipe(tensors={name: targets[(start + i) % len(targets)] for i, name in enumerate(names)})
+TARGETS = [t.name for t in all_types().values() if t.is_target]
+HALF = len(TARGETS) // 2
+MIXES = {
+    "dense with one half of the types": ("dense", ["Q8_0", *TARGETS[:HALF]]),
+    "dense with the other half": ("dense", ["Q4_0", *TARGETS[HALF:]]),
+    "moe": ("moe", ["Q6_K", "IQ3_XXS", "Q4_K", "Q5_0", "IQ4_XS", "TQ2_0", "MXFP4"]),
+}
 
 
-@pytest.mark.parametrize(("label", "start"), [("dense", 0), ("dense", 15), ("moe", 7), ("moe", 22)])
+def test_every_type_that_can_be_written_is_among_the_mixes(path_of: Callable[[str], Path]) -> None:
+    dealt_types = [dealt(path_of(label), types).tensors for label, types in MIXES.values()]
+    assert {t for types in dealt_types for t in types.values()} == set(TARGETS)
+    assert any(requires_imatrix(n, t) for types in dealt_types for n, t in types.items())
+
+
+@pytest.mark.parametrize("mix", MIXES)
 def test_a_mix_gives_llama_quantizes_data_through_the_exported_file_and_runs(
-    label: str,
-    start: int,
+    mix: str,
     path_of: Callable[[str], Path],
     imatrix_of: Callable[[str], Path],
     tools: Tools,
@@ -327,31 +350,21 @@ def test_a_mix_gives_llama_quantizes_data_through_the_exported_file_and_runs(
     tmp_path: Path,
 ) -> None:
     """Our recipe as llama-quantize's --tensor-type-file; then llama-perplexity computes with our file."""
+    label, types = MIXES[mix]
     source, imatrix = path_of(label), imatrix_of(label)
-    recipe = all_types_mix(source, start)
-    assert any(requires_imatrix(n, t) for n, t in recipe.tensors.items())
+    recipe = dealt(source, types)
     write_recipe(tmp_path / "r.yaml", recipe)
     (tmp_path / "types.txt").write_text(format_tensor_types(recipe, matrices(source)), encoding="utf-8")
     options = ("--imatrix", imatrix, "--tensor-type-file", tmp_path / "types.txt", "--pure")
     theirs = tools.quantize(source, tmp_path / "theirs.gguf", "Q8_0", *options)
-    ours = tmp_path / "ours.gguf"
+    ours, text = tmp_path / "ours.gguf", texts / "eval.txt"
     succeed("build", source, "-r", tmp_path / "r.yaml", "--imatrix", imatrix, "-o", ours)
     same_data(ours, theirs)
-    said = tools.perplexity(ours, "-f", texts / "eval.txt", "--chunks", 2, until="Final estimate")
-    line = re.search(r"Final estimate: PPL = (\S+) \+/-", said)
-    figures = succeed(
-        *("eval", ours, "-f", texts / "eval.txt"), *("--ctx", N_CTX, "--chunks", 2, "--compat", "--json")
-    ).json
-    assert line is not None
-    assert f"{figures['ppl']:.4f}" == line[1]
-
-
-def test_every_type_that_can_be_written_is_among_the_mixes(path_of: Callable[[str], Path]) -> None:
-    targets = {t.name for t in all_types().values() if t.is_target}
-    seen: set[str] = set()
-    for label, start in (("dense", 0), ("dense", 15), ("moe", 7), ("moe", 22)):
-        seen |= set(all_types_mix(path_of(label), start).tensors.values())
-    assert seen == targets
+    run = (*SHORT_CHUNKS, "--chunks", 2, "-f", text)
+    printed = final_estimate(tools.perplexity(ours, *run, until="Final estimate"))
+    options = ("--ctx", N_CTX, "--chunks", 2, "--compat", "--json", *ONE_THREAD)
+    figures = succeed("eval", ours, "-f", text, *options).json
+    assert (f"{figures['ppl']:.4f}", f"{figures['ppl_se']:.5f}") == printed
 
 
 @pytest.mark.parametrize("label", ["odd_rows", "sliding", "recurrent"])
@@ -360,8 +373,8 @@ def test_stock_tools_run_our_files_of_other_architectures(
 ) -> None:
     ours = tmp_path / "ours.gguf"
     succeed("build", path_of(label), "--preset", "Q4_K_M", "-o", ours)
-    said = tools.perplexity(ours, "-f", texts / "eval.txt", "--chunks", 2, until="Final estimate")
-    assert "nan" not in said.partition("Final estimate")[2]
+    run = (*SHORT_CHUNKS, "--chunks", 2, "-f", texts / "eval.txt")
+    assert float(final_estimate(tools.perplexity(ours, *run, until="Final estimate"))[0]) > 1
 
 
 def test_our_files_can_be_split_and_their_parts_read(
@@ -390,15 +403,3 @@ def test_a_split_source_gives_what_llama_quantize_makes_of_it(
     theirs = tools.quantize(tiny_models.split, tmp_path / "theirs.gguf", "Q5_K_M")
     succeed("build", tiny_models.split, "--preset", "Q5_K_M", "-o", tmp_path / "ours.gguf")
     same_data(tmp_path / "ours.gguf", theirs)
-
-
-def test_llama_quantize_says_the_same_of_what_needs_importances(
-    tiny_models: TinyModels, tools: Tools, tmp_path: Path
-) -> None:
-    from cli_process import FAILED, mqnative
-
-    ours = mqnative("build", tiny_models.dense, "--preset", "IQ2_XS", "-o", tmp_path / "ours.gguf")
-    assert ours.code == FAILED
-    command: list[Any] = [tools.folder / "llama-quantize", tiny_models.dense, tmp_path / "t.gguf", "IQ2_XS"]
-    theirs = subprocess.run(command, capture_output=True, check=False)
-    assert theirs.returncode != 0

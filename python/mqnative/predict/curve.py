@@ -146,13 +146,11 @@ def complete(curve: TensorCurve, damages: Mapping[str, Damage]) -> dict[str, Dam
 
 
 def _scaled(error: float, levels: list[Anchor], errors: Mapping[str, float], exponent: float) -> Damage:
-    """The damage at an error, from the nearest anchor, no less and no more than at the anchors around it."""
+    """The damage at an error, from the nearest anchor, and no more than at any anchor of larger error."""
     nearest = min(reversed(levels), key=lambda a: abs(math.log(error) - math.log(errors[a.qtype])))
     distance = math.log(error) - math.log(errors[nearest.qtype])
     scale = math.pow(error / errors[nearest.qtype], exponent)
-    mean = nearest.kld * scale
-    mean = max([mean, *(0 * a.kld for a in levels if errors[a.qtype] <= error)])
-    mean = min([mean, *(a.kld for a in levels if errors[a.qtype] >= error)])
+    mean = min([nearest.kld * scale, *(a.kld for a in levels if errors[a.qtype] >= error)])
     return Damage(mean, scale**2 * nearest.variance + (mean * _LOG_DEVIATION * distance) ** 2)
 
 

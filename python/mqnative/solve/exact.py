@@ -66,7 +66,7 @@ def solve_table(
     bound = remainder.lower_bound + found.above_bound
     allowed = relative_gap * abs(table.damage_of(best))
     if found.is_proven:
-        bound = math.inf
+        bound = math.inf  # the solution cuts it to its damage
     elif table.damage_of(best) - bound > allowed:
         # A better mix is known by now, so that fewer choices are open.
         remainder = settle(table, relaxation, best)
