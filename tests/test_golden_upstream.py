@@ -82,21 +82,8 @@ class Tools:
         return output
 
     def imatrix(self, model: Path, text: Path, output: Path, *options: object) -> Path:
-        given = (
-            "-m",
-            model,
-            "-f",
-            text,
-            "-o",
-            output,
-            "-c",
-            N_CTX,
-            "-t",
-            N_THREADS,
-            "--no-repack",
-            "--no-ppl",
-        )
-        self.run("llama-imatrix", *given, *options)
+        given = ("-m", model, "-f", text, "-o", output, "-c", N_CTX, *ONE_THREAD)
+        self.run("llama-imatrix", *given, "--no-repack", "--no-ppl", *options)
         return output
 
 
