@@ -129,6 +129,8 @@ def started(
     """Start ``mqnative ARGUMENTS`` with a terminal for its progress."""
     ours, theirs = os.openpty()
     os.set_blocking(ours, False)
+    # A shell's background job has SIGINT ignored, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, *map(_argument, arguments)],
         cwd=cwd,
@@ -137,6 +139,7 @@ def started(
         stdout=subprocess.PIPE,
         stderr=theirs,
     )
+    signal.signal(signal.SIGINT, before)
     os.close(theirs)
     try:
         yield Running(process, ours)

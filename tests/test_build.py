@@ -486,9 +486,6 @@ def test_importances_of_another_length_are_refused(tiny_models: TinyModels) -> N
     assert caught.value.tensor == Q
 
 
-@pytest.mark.xfail(
-    reason="the writer looks up importances for tensors that are copied, too", raises=ImatrixError
-)
 def test_importances_that_are_not_used_do_not_matter(tiny_models: TinyModels, tmp_path: Path) -> None:
     """As in llama-quantize: the tensor keeps its type."""
     imatrix = short_entry(some_imatrix(tiny_models.dense))
@@ -551,7 +548,6 @@ def test_a_weight_that_is_not_finite_is_named(bad: float, tmp_path: Path) -> Non
     assert names(tmp_path) == ["source.gguf"]
 
 
-@pytest.mark.xfail(reason="row and slice are counted from the beginning of the slab")
 @pytest.mark.parametrize("slab", [16 * 1024 * 1024, 32 * 256])
 def test_the_place_of_a_weight_that_is_not_finite_is_that_in_the_tensor(
     slab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -567,7 +563,6 @@ def test_the_place_of_a_weight_that_is_not_finite_is_that_in_the_tensor(
     assert (error.tensor, error.slice, error.row) == (name, 5, 100)
 
 
-@pytest.mark.xfail(reason="unquantized tensors that are copied are not looked at", strict=True)
 def test_a_weight_that_is_not_finite_is_found_in_a_copied_tensor(tmp_path: Path) -> None:
     """llama_model_quantize refuses it too: "has invalid data"."""
     metadata, tensors = llama_model(n_embd=256, n_ff=256, n_head=4, n_head_kv=4, n_layer=1)

@@ -73,8 +73,11 @@ class Kit:
     def weight_changed(self, value: float, name: str = Q) -> Path:
         with GGUFFile.open(self.dense) as file:
             info = file.tensors[name]
+        stored = struct.pack("<f", value)
+        if info.qtype.name == "F32":
+            return self.bytes_changed(info.offset + 4 * 77, stored)
         assert info.qtype.name == "BF16"
-        return self.bytes_changed(info.offset + 2 * 777, struct.pack("<f", value)[2:])
+        return self.bytes_changed(info.offset + 2 * 777, stored[2:])
 
     def rewritten(
         self,
@@ -186,9 +189,6 @@ def second_part(kit: Kit) -> tuple[object, ...]:
     return kit.build(first.with_name(split_name("builtin", 1, 3)))
 
 
-SIGNAL_DEATH = "ggml is given tensor types it cannot compute with: SIGSEGV or SIGABRT"
-WRONG_REASON = "the message quotes the last line of llama.cpp's log, which says only that it failed"
-
 GGUF: dict[str, Mistake] = {
     "a model that is not there": Mistake(
         lambda k: k.eval("nope.gguf"), "GGUFError", ("nope.gguf does not exist", "check the spelling")
@@ -251,22 +251,17 @@ GGUF: dict[str, Mistake] = {
         lambda k: k.build(k.imatrix()),
         "GGUFError",
         ("no general.architecture", "give a model"),
-        defect="llama.cpp is asked for the preset's types first, and its words are all that is said",
     ),
     "an unknown architecture": Mistake(
         lambda k: k.eval(k.rewritten({"general.architecture": MetaValue.string("parrot")})),
         "ModelLoadError",
         ("parrot",),
-        defect=WRONG_REASON,
     ),
-    "a missing tensor": Mistake(
-        lambda k: k.eval(k.rewritten(left_out=Q)), "ModelLoadError", (Q,), defect=WRONG_REASON
-    ),
+    "a missing tensor": Mistake(lambda k: k.eval(k.rewritten(left_out=Q)), "ModelLoadError", (Q,)),
     "a missing hyperparameter": Mistake(
         lambda k: k.collect(k.rewritten({"llama.context_length": None})),
         "ModelLoadError",
         ("llama.context_length",),
-        defect=WRONG_REASON,
     ),
     "no tokenizer": Mistake(
         lambda k: k.eval(without_tokenizer(k)),
@@ -277,19 +272,16 @@ GGUF: dict[str, Mistake] = {
         lambda k: k.eval(k.rewritten(types={Q: "F64"}), None, *TWO_THREADS),
         "UnsupportedTypeError",
         (Q, "F64"),
-        defect=SIGNAL_DEATH,
     ),
     "a matrix in a type for activations": Mistake(
         lambda k: k.collect(k.rewritten(types={Q: "Q8_K"}), None, *TWO_THREADS),
         "UnsupportedTypeError",
         (Q, "Q8_K"),
-        defect=SIGNAL_DEATH,
     ),
     "a quantized norm": Mistake(
         lambda k: k.eval(k.rewritten(types={NORM: "Q8_0"}), None, *TWO_THREADS),
         "UnsupportedTypeError",
         (NORM, "Q8_0"),
-        defect=SIGNAL_DEATH,
     ),
     "an epsilon that is no number": Mistake(
         lambda k: k.eval(
@@ -297,7 +289,6 @@ GGUF: dict[str, Mistake] = {
         ),
         "GGUFError",
         ("layer_norm_rms_epsilon",),
-        defect="ggml checks it while computing: SIGABRT",
     ),
 }
 
@@ -313,6 +304,12 @@ WEIGHTS: dict[str, Mistake] = {
     ),
     "NaN among the weights, to collect importances with": Mistake(
         lambda k: k.collect(k.weight_changed(float("nan"))), "NonFiniteError", ("NaN", "weight")
+    ),
+    "NaN in a norm, to be copied": Mistake(
+        lambda k: k.build(k.weight_changed(float("nan"), NORM)),
+        "NonFiniteError",
+        (NORM, "NaN", "damaged"),
+        defect="ggml writes a line of its own to standard error",
     ),
     "a source that is quantized already": Mistake(
         lambda k: k.build(k.rewritten(types={Q: "Q8_0"}), "Q4_K_M"),
@@ -495,7 +492,6 @@ RECIPE: dict[str, Mistake] = {
         ),
         "UnsupportedTypeError",
         ("blk.0.ffn_down.weight", "NVFP4", "352", "choose another type"),
-        defect="the tensor is not named",
     ),
 }
 
@@ -507,13 +503,11 @@ OTHER: dict[str, Mistake] = {
         lambda k: k.eval(k.dense, None, "--reference", other_vocabulary(k)),
         "ShapeError",
         ("vocabulary", "4096", "4000", "same tokenizer"),
-        defect="the model's tokens reach the reference before the vocabularies are compared",
     ),
     "a reference with other words": Mistake(
         lambda k: k.eval(k.dense, None, "--reference", other_words(k)),
         "MQNativeError",
         ("same tokenizer",),
-        defect="only the size of the vocabulary is compared, so that a meaningless KLD is printed",
     ),
     "an unknown device": Mistake(
         lambda k: k.eval(k.dense, None, "--device", "cuda9"), "BackendError", ("cuda9", "CPU")
@@ -522,10 +516,10 @@ OTHER: dict[str, Mistake] = {
 
 OUTPUT: dict[str, Mistake] = {
     "an existing output of a build": Mistake(
-        lambda k: k.build(exists(k)), "OutputExistsError", ("out.gguf", "--force"), USAGE
+        lambda k: (exists(k), k.build(k.dense))[1], "OutputExistsError", ("out.gguf", "--force"), USAGE
     ),
     "an existing output of an imatrix": Mistake(
-        lambda k: k.collect(exists(k)), "OutputExistsError", ("out.gguf", "--force"), USAGE
+        lambda k: (exists(k), k.collect(k.dense))[1], "OutputExistsError", ("out.gguf", "--force"), USAGE
     ),
     "a build into a folder that is not there": Mistake(
         lambda k: ("build", k.dense, "--preset", "Q8_0", "-o", "no/out.gguf"),
@@ -546,25 +540,21 @@ OUTPUT: dict[str, Mistake] = {
         lambda k: (*k.collect(k.dense)[:-1], k.folder),
         "OutputError",
         ("a folder has that name",),
-        defect="the way out it names is --force, with which the whole text is run before the refusal",
     ),
     "an imatrix without a name": Mistake(
         lambda k: (*k.collect(k.dense)[:-1], ""),
         "OutputError",
         ("name",),
-        defect="it says that . exists and to pass --force",
     ),
     "a build onto its own source": Mistake(
         lambda k: (*k.build(exists(k)), "--force"),
         "OutputError",
         ("out.gguf", "source"),
-        defect="the unquantized model is replaced by the quantized one",
     ),
     "an imatrix onto its own model": Mistake(
         lambda k: (*k.collect(exists(k)), "--force"),
         "OutputError",
         ("out.gguf", "model"),
-        defect="the model is replaced by the imatrix",
     ),
 }
 
@@ -674,7 +664,6 @@ def test_without_json_standard_output_stays_empty(kit: Kit) -> None:
     assert done.err == "error: nope.gguf does not exist, check the spelling\n"
 
 
-@pytest.mark.xfail(reason="wrong usage gives no JSON object")
 @pytest.mark.parametrize(
     "arguments", [("inspect",), ("eval", "m", "-f", "t", "--ctx", 3), ("build", "m")], ids=str
 )
@@ -731,7 +720,6 @@ def test_a_read_only_folder_is_refused_before_the_work(command: str, kit: Kit) -
     assert contents(kit.folder) == {}
 
 
-@pytest.mark.xfail(reason="an error of standard output itself is a traceback")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("option", ["--json", "--tensors"])
 def test_standard_output_on_a_full_disk_is_an_error_in_one_sentence(option: str, kit: Kit) -> None:

@@ -57,13 +57,14 @@ def build(
     if output is None and not dry_run:
         raise click.UsageError("give --output, or --dry-run to see the plan only")
     from mqnative.app.output import ProgressMonitor, print_json
-    from mqnative.build.plan import plan_build
+    from mqnative.build.plan import model_tensors, plan_build
     from mqnative.build.writer import build_gguf
     from mqnative.formats.gguf import GGUFFile
     from mqnative.formats.imatrix import read_imatrix
     from mqnative.source.identity import identify
 
     with GGUFFile.open(model) as file, ProgressMonitor() as monitor:
+        model_tensors(file)
         importances = None if imatrix_path is None else read_imatrix(imatrix_path)
         recipe = _recipe(model, recipe_path, preset, tensor_type_file, base, importances is not None)
         plan = plan_build(

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 infeasible, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -99,6 +100,8 @@ def run(arguments: list[str]) -> int:
         result = cli.main(arguments, prog_name="mqnative", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
+        if "--json" in arguments:
+            click.echo(json.dumps({"error": "UsageError", "message": error.format_message()}))
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -114,3 +117,9 @@ def run(arguments: list[str]) -> int:
             click.echo(json.dumps(error.to_dict(), default=str))
         click.echo(f"error: {error.message}", err=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            raise
+        click.echo(f"error: cannot write to standard output: {os.strerror(error.errno)}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

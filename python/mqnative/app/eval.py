@@ -53,7 +53,12 @@ def evaluate_command(
     """
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.core.model import Model
-    from mqnative.measure.corpus import read_corpus, read_text
+    from mqnative.measure.corpus import (
+        read_corpus,
+        read_text,
+        require_same_tokens,
+        require_same_vocabulary,
+    )
     from mqnative.measure.evaluate import evaluate
 
     read_text(text)
@@ -70,6 +75,10 @@ def evaluate_command(
         corpus = read_corpus(candidate, text, n_ctx=n_ctx)
         corpus = corpus if chunks is None else corpus.head(chunks)
         other = None if reference is None else load(reference)
+        if other is not None:
+            require_same_vocabulary(candidate, other)
+            whole = read_corpus(other, text, n_ctx=n_ctx)
+            require_same_tokens(corpus, whole if chunks is None else whole.head(chunks))
         result, _ = evaluate(candidate, corpus, other, mode="compat" if compat else "exact", monitor=monitor)
     if as_json:
         size = model.stat().st_size

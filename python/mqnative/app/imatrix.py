@@ -53,12 +53,17 @@ def imatrix(
     """
     from mqnative.app.output import ProgressMonitor, console, facts_table, print_json
     from mqnative.core.model import Model
+    from mqnative.errors import OutputError
     from mqnative.formats.atomic import check_output
     from mqnative.formats.imatrix import write_imatrix
     from mqnative.measure.corpus import read_corpus, read_text
     from mqnative.measure.imatrix import collect_imatrix
 
     check_output(output, force=force)
+    if output.exists() and model.exists() and output.samefile(model):
+        raise OutputError(
+            f"cannot write {output}: it is the model itself, choose another name", path=str(output)
+        )
     read_text(text)
     with (
         ProgressMonitor() as monitor,

@@ -227,7 +227,12 @@ def _target(tensor: ModelTensor, requested: str, *, allow_requantize: bool) -> s
             qtype=requested,
             reason="not weights",
         )
-    return legal_type(requested, tensor.info.shape[0])
+    try:
+        return legal_type(requested, tensor.info.shape[0])
+    except UnsupportedTypeError as error:
+        raise UnsupportedTypeError(
+            f"{name}: {error.message}", tensor=name, qtype=requested, reason=error.reason
+        ) from None
 
 
 def _missing_importances(name: str, target: QType, imatrix: Imatrix | None) -> ImatrixError:

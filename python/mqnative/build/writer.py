@@ -17,11 +17,18 @@ import numpy.typing as npt
 from mqnative.build.plan import BuildPlan, PlannedTensor
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.quantize import quantize_blocks, validate_blocks
-from mqnative.errors import GGUFError, MQNativeError, OutputExistsError, QuantizeError
+from mqnative.errors import (
+    GGUFError,
+    MQNativeError,
+    NonFiniteError,
+    OutputError,
+    OutputExistsError,
+    QuantizeError,
+)
 from mqnative.formats.atomic import atomic_path
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.gguf_writer import write_tensors
-from mqnative.formats.qtypes import qtype
+from mqnative.formats.qtypes import QType, qtype
 
 # Rows encoded at a time: enough for every core, little beside a model.
 _SLAB_WEIGHTS = 16 * 1024 * 1024
@@ -78,6 +85,10 @@ def build_gguf(
         raise OutputExistsError(
             f"{output} exists and was made from other inputs; pass --force to replace it", path=str(output)
         )
+    if any(output.exists() and output.samefile(source) for source in file.paths):
+        raise OutputError(
+            f"cannot write {output}: it is the source itself, choose another name", path=str(output)
+        )
     monitor.start("build", plan.n_weights, "weights")
     by_name = {t.name: t for t in plan.tensors}
     progress = _Progress(monitor)
@@ -126,13 +137,13 @@ def _write_tensor(
     n_threads: int | None,
 ) -> None:
     info = file.tensors[tensor.name]
-    weights = plan.imatrix.weights_for(tensor.name, tensor.shape) if plan.imatrix else None
+    uses_imatrix = plan.imatrix is not None and tensor.uses_imatrix
+    weights = plan.imatrix.weights_for(tensor.name, tensor.shape) if plan.imatrix and uses_imatrix else None
     target = qtype(tensor.qtype)
-    for slice_index, n_rows, rows in _slabs(file, tensor.name):
+    for slice_index, first_row, n_rows, rows in _slabs(file, tensor.name):
         try:
             if tensor.copied:
-                if target.is_quantized and not validate_blocks(rows, target):
-                    raise QuantizeError(f"the source's {target.name} blocks are damaged")
+                _check_copied(rows, target)
                 blocks = rows
             else:
                 blocks = quantize_blocks(
@@ -144,14 +155,28 @@ def _write_tensor(
                     n_threads=n_threads,
                     monitor=progress,
                 )
+        except NonFiniteError as error:
+            row = None if error.row is None else first_row + error.row
+            raise NonFiniteError(
+                f"{tensor.name}: {error.message}", tensor=tensor.name, row=row, slice=slice_index
+            ) from None
         except MQNativeError as error:
             raise _named(error, tensor.name) from None
         out.write(blocks.data)
         progress.add(n_rows * tensor.shape[0])
 
 
-def _slabs(file: GGUFFile, name: str) -> Iterator[tuple[int, int, npt.NDArray[np.uint8]]]:
-    """(slice, number of rows, their bytes) of a tensor, in order; a slab never crosses a slice."""
+def _check_copied(rows: npt.NDArray[np.uint8], target: QType) -> None:
+    """What llama_model_quantize checks too: copied blocks and floats are finite."""
+    if not target.is_target or validate_blocks(rows, target):
+        return
+    if target.is_quantized:
+        raise QuantizeError(f"the source's {target.name} blocks are damaged")
+    raise NonFiniteError("the weights hold a NaN or an infinity; the source is damaged")
+
+
+def _slabs(file: GGUFFile, name: str) -> Iterator[tuple[int, int, int, npt.NDArray[np.uint8]]]:
+    """(slice, first row, number of rows, their bytes) of a tensor, in order; a slab never crosses a slice."""
     info = file.tensors[name]
     n_slices, n_rows, n_per_row = info.matrix_shape
     row_bytes = info.qtype.row_bytes(n_per_row)
@@ -161,7 +186,7 @@ def _slabs(file: GGUFFile, name: str) -> Iterator[tuple[int, int, npt.NDArray[np
         for row in range(0, n_rows, step):
             n = min(step, n_rows - row)
             start = (slice_index * n_rows + row) * row_bytes
-            yield slice_index, n, data[start : start + n * row_bytes]
+            yield slice_index, row, n, data[start : start + n * row_bytes]
 
 
 def _named(error: MQNativeError, tensor: str) -> MQNativeError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.core.loadable import check_loadable
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, forward_log, thread_count
 from mqnative.core.quantize import progress
@@ -106,7 +107,8 @@ class Model:
         monitor: told the part loaded, in per mille.
 
     Raises:
-        GGUFError: the file is damaged (found by our own reader before llama.cpp sees it).
+        GGUFError, UnsupportedTypeError: the file is damaged, or would abort llama.cpp (found by our own
+            reader before llama.cpp sees it).
         ModelLoadError: llama.cpp refuses it; its last words are attached.
         OperationCancelled: the monitor or Ctrl-C stopped it.
     """
@@ -122,6 +124,7 @@ class Model:
         monitor: Monitor = NULL_MONITOR,
     ) -> None:
         with GGUFFile.open(path) as file:
+            check_loadable(file)
             paths = [str(p) for p in file.paths]
         on_cpu = device == "cpu"
         layers = (0 if on_cpu else -1) if n_gpu_layers is None else n_gpu_layers

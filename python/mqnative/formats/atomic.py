@@ -140,6 +140,8 @@ def check_output(path: Path, *, force: bool = False) -> None:
         OutputExistsError: something is at ``path`` and ``force`` is not set.
         OutputError: the folder is missing or read-only.
     """
+    if not path.name or path.is_dir():
+        raise OutputError(f"cannot write {path}: a folder has that name, choose another name", path=str(path))
     if os.path.lexists(path) and not force:
         raise OutputExistsError(f"{path} exists already, pass --force to replace it", path=str(path))
     folder = path.parent

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mqnative.core.model import Model, Tokens
-from mqnative.errors import TextError
+from mqnative.errors import ShapeError, TextError
 
 # Upstream refuses less (tools/perplexity/perplexity.cpp, tools/imatrix/imatrix.cpp).
 MIN_CHUNKS = 2
@@ -117,6 +117,37 @@ def cut(model: Model, text: str, *, n_ctx: int = 512, source: str = "") -> Corpu
     if vocab.add_bos:
         inputs[:, 0] = vocab.bos
     return Corpus(inputs, chunks, source)
+
+
+def require_same_vocabulary(model: Model, other: Model) -> None:
+    """Logits can be compared only over the same vocabulary.
+
+    Raises:
+        ShapeError: the sizes differ.
+    """
+    ours, theirs = model.vocab.n_vocab, other.vocab.n_vocab
+    if ours != theirs:
+        raise ShapeError(
+            f"the reference has a vocabulary of {theirs}, the model one of {ours}; only models with the same "
+            "tokenizer can be compared",
+            expected=str(theirs),
+            got=str(ours),
+        )
+
+
+def require_same_tokens(corpus: Corpus, other: Corpus) -> None:
+    """Models can be compared only where they read the text as the same tokens.
+
+    Raises:
+        ShapeError: they do not.
+    """
+    if corpus.inputs.shape != other.inputs.shape or not np.array_equal(corpus.inputs, other.inputs):
+        raise ShapeError(
+            "the two models read the text as different tokens; only models with the same tokenizer can be "
+            "compared",
+            expected="the same tokens",
+            got="different ones",
+        )
 
 
 def read_corpus(model: Model, path: str | Path, *, n_ctx: int = 512) -> Corpus:
