@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,14 @@ from mqnative.errors import MissingCoreError
 from tiny_models import TinyModels
 
 UPSTREAM_BIN_VARIABLE = "MQNATIVE_UPSTREAM_BIN"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C through to the processes that tests start and interrupt.
+
+    A runner in the background has SIGINT ignored, which programs inherit; a handler of our own, they do not.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:

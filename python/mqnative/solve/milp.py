@@ -27,7 +27,7 @@ def solve_milp(remainder: Remainder, *, gap: float, time_limit_s: float) -> Foun
     """The best mix that HiGHS finds.
 
     Its answer is rounded to whole choices and counted anew in integers; one that is over the budget by a
-    byte, or no better than the known mix, is thrown away.
+    byte, or no better than the known mix, is thrown away. Items with the same changes are counted together.
 
     Args:
         remainder: what is open.
@@ -42,8 +42,9 @@ def solve_milp(remainder: Remainder, *, gap: float, time_limit_s: float) -> Foun
         return Found(None, is_proven=remainder.n_items == 0, above_bound=0.0)
     alike = _alike(remainder)
     # How many of each set of items alike take each of their changes.
-    change = np.concatenate([np.arange(*_range(remainder, items[0])) for items in alike])
-    owner = np.repeat(np.arange(len(alike)), [len(range(*_range(remainder, items[0]))) for items in alike])
+    changes = [np.arange(*_range(remainder, items[0])) for items in alike]
+    change = np.concatenate(changes)
+    owner = np.repeat(np.arange(len(alike)), [len(c) for c in changes])
     most = np.array([len(items) for items in alike])
     n = len(change)
     step = remainder.step_bytes
@@ -70,8 +71,8 @@ def solve_milp(remainder: Remainder, *, gap: float, time_limit_s: float) -> Foun
         claimed = (answer.mip_dual_bound - constant) / scale
         # A bound above the known mix is a mistake; it says nothing.
         above = claimed - _DOUBT * known if claimed <= (1 + _DOUBT) * known else 0.0
-    changes = None if answer.x is None else _better(remainder, alike, np.rint(answer.x[:n]).astype(np.int64))
-    return Found(changes, is_proven=False, above_bound=max(above, 0.0) * remainder.unit)
+    better = None if answer.x is None else _better(remainder, alike, np.rint(answer.x[:n]).astype(np.int64))
+    return Found(better, is_proven=False, above_bound=max(above, 0.0) * remainder.unit)
 
 
 def _range(remainder: Remainder, item: int) -> tuple[int, int]:
@@ -80,7 +81,7 @@ def _range(remainder: Remainder, item: int) -> tuple[int, int]:
 
 
 def _alike(remainder: Remainder) -> list[list[int]]:
-    """The items by what their changes cost: tensors that could swap places would be tried in every order."""
+    """Items in sets with the same changes, which would otherwise be tried in every order."""
     sets: dict[tuple[bytes, bytes], list[int]] = {}
     for i in range(remainder.n_items):
         at = slice(*_range(remainder, i))
@@ -93,8 +94,9 @@ def _better(remainder: Remainder, alike: list[list[int]], counts: I64Vector) -> 
     chosen: list[int] = []
     left = iter(counts.tolist())
     for items in alike:
+        begin, end = _range(remainder, items[0])
         waiting = list(items)
-        for k in range(len(range(*_range(remainder, items[0])))):
+        for k in range(end - begin):
             n = next(left)
             if not 0 <= n <= len(waiting):
                 return None
