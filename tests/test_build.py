@@ -89,7 +89,7 @@ def some_imatrix(path: Path, left_out: str = "") -> Imatrix:
                 n_slices = info.shape[2] if len(info.shape) > 2 else 1
                 sums = rng.gamma(0.5, 2.0, (n_slices, info.shape[0])).astype(np.float32)
                 entries[name] = ImatrixEntry(sums, np.full(n_slices, 8, np.float32))
-    return Imatrix(entries, datasets=("/home/somebody/calib.txt",), chunk_count=1, chunk_size=512)
+    return Imatrix(entries, datasets=("/somewhere/somebody/calib.txt",), chunk_count=1, chunk_size=512)
 
 
 def weights_of(imatrix: Imatrix) -> dict[str, npt.NDArray[np.float32]]:
@@ -411,7 +411,7 @@ def test_a_file_tells_nothing_of_the_machine(builtin_model: Path, tmp_path: Path
             file, Recipe(base="Q8_0"), imatrix, imatrix_name=str(tmp_path / "secret" / "i.gguf")
         )
     header = plan.layout.header_bytes
-    for private in (str(tmp_path), "secret", str(builtin_model.parent), "/home/somebody"):
+    for private in (str(tmp_path), "secret", str(builtin_model.parent), "/somewhere/somebody"):
         assert private.encode() not in header
     host = socket.gethostname()
     with GGUFFile.open(builtin_model) as source:
