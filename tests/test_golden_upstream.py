@@ -21,7 +21,7 @@ from mqnative.formats.imatrix import read_imatrix
 from mqnative.formats.qtypes import all_types
 from mqnative.formats.recipe import Recipe, write_recipe
 from mqnative.formats.tensor_types import format_tensor_types
-from tiny_models import TinyModels
+from tiny_models import TinyModels, llama_model
 
 pytestmark = pytest.mark.upstream
 
@@ -36,7 +36,10 @@ LABELS = ("builtin", "dense", "moe")
 
 @pytest.fixture(scope="module")
 def path_of(builtin_model: Path, tiny_models: TinyModels) -> Callable[[str], Path]:
-    return lambda label: builtin_model if label == "builtin" else getattr(tiny_models, label)
+    # As many small matrices as there are types.
+    small = llama_model(n_embd=256, n_ff=256, n_head=4, n_head_kv=1, n_layer=4)
+    others = {"builtin": builtin_model, "many small": tiny_models.write("many-small", small)}
+    return lambda label: others.get(label) or getattr(tiny_models, label)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +157,10 @@ def our_figures(figures: dict[str, float]) -> dict[str, str]:
 
 
 def dealt(path: Path, types: Sequence[str]) -> Recipe:
-    """The types, dealt to the matrices of a model one after the other."""
-    return Recipe(tensors={name: types[i % len(types)] for i, name in enumerate(matrices(path))})
+    """The types, dealt to the matrices of a model one after the other, from the smallest on."""
+    with GGUFFile.open(path) as file:
+        names = sorted(matrices(path), key=lambda name: file.tensors[name].n_weights)
+    return Recipe(tensors={name: types[i % len(types)] for i, name in enumerate(names)})
 
 
 # None needs importances.
@@ -281,7 +286,6 @@ def imatrix_of(
         *(("dense", p) for p in ("Q4_K_M", "Q2_K", "IQ2_XXS", "Q5_0", "TQ1_0")),
         *(("moe", p) for p in ("Q4_K_S", "MXFP4_MOE")),
         ("odd_rows", "Q4_K_M"),
-        ("builtin", "IQ4_XS"),
     ],
 )
 def test_a_preset_gives_llama_quantizes_data_with_our_imatrix(
@@ -312,12 +316,11 @@ def test_a_preset_gives_llama_quantizes_data_without_an_imatrix(
     same_data(tmp_path / "ours.gguf", theirs)
 
 
-TARGETS = [t.name for t in all_types().values() if t.is_target]
-HALF = len(TARGETS) // 2
+# Those that take long to encode come first, for the smallest matrices.
+TARGETS = sorted((t.name for t in all_types().values() if t.is_target), key=lambda name: name[:2] != "IQ")
 MIXES = {
-    "dense with one half of the types": ("dense", ["Q8_0", *TARGETS[:HALF]]),
-    "dense with the other half": ("dense", ["Q4_0", *TARGETS[HALF:]]),
-    "moe": ("moe", ["Q6_K", "IQ3_XXS", "Q4_K", "Q5_0", "IQ4_XS", "TQ2_0", "MXFP4"]),
+    "every type": ("many small", TARGETS),
+    "experts": ("moe", ["Q8_0", "IQ3_XXS", "Q4_K", "IQ4_XS", "Q5_0", "TQ2_0", "MXFP4", "Q6_K"]),
 }
 
 
