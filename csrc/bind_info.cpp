@@ -45,7 +45,13 @@ void bind_info(py::module_& m) {
     }
     return list;
   });
-  m.def("drain_log", &drain_log);
+  m.def("drain_log", [] {
+    py::list lines;
+    for (const auto& [level, line] : drain_log()) {
+      lines.append(py::make_tuple(level, text(line)));
+    }
+    return lines;
+  });
 }
 
 }  // namespace mqn

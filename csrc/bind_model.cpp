@@ -25,10 +25,18 @@ py::dict vocab_info(const Model& model) {
   const llama_vocab* vocab = model.vocab();
   char description[128] = "";
   llama_model_desc(model.handle(), description, sizeof(description));
+  py::list unknown;
+  const bool has_tokens = llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE;
+  for (llama_token token = 0; has_tokens && token < model.n_vocab(); ++token) {
+    if ((llama_vocab_get_attr(vocab, token) & LLAMA_TOKEN_ATTR_UNKNOWN) != 0) {
+      unknown.append(token);
+    }
+  }
   return py::dict(py::arg("n_vocab") = model.n_vocab(), py::arg("bos") = llama_vocab_bos(vocab),
                   py::arg("eos") = llama_vocab_eos(vocab),
                   py::arg("add_bos") = llama_vocab_get_add_bos(vocab),
                   py::arg("add_eos") = llama_vocab_get_add_eos(vocab),
+                  py::arg("unknown") = py::tuple(unknown),
                   py::arg("n_ctx_train") = llama_model_n_ctx_train(model.handle()),
                   py::arg("n_layer") = llama_model_n_layer(model.handle()),
                   py::arg("n_embd") = llama_model_n_embd(model.handle()),

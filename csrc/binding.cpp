@@ -32,10 +32,10 @@ void set_python_error(const Error& error) {
     if (std::holds_alternative<int64_t>(value)) {
       fields[name.c_str()] = std::get<int64_t>(value);
     } else {
-      fields[name.c_str()] = std::get<std::string>(value);
+      fields[name.c_str()] = text(std::get<std::string>(value));
     }
   }
-  const py::object instance = cls(error.what(), **fields);
+  const py::object instance = cls(text(error.what()), **fields);
   PyErr_SetObject(cls.ptr(), instance.ptr());
 }
 
@@ -54,6 +54,11 @@ void check_bytes(const py::array& array, size_t n_bytes, const char* what) {
 }
 
 }  // namespace
+
+py::str text(const std::string& bytes) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "surrogateescape"));
+}
 
 void register_errors(py::module_& /*m*/) {
   py::register_local_exception_translator([](std::exception_ptr p) {

@@ -48,6 +48,9 @@ Array exactly(const py::object& array, const char* what) {
 // None, or n floats.
 const float* optional_floats(const py::object& array, int64_t n, const char* what);
 
+// What upstream says, as text: bytes that are no UTF-8 (in file names) become surrogates, as in os.fsdecode.
+py::str text(const std::string& bytes);
+
 // Turns Error into the classes of mqnative.errors.
 void register_errors(py::module_& m);
 

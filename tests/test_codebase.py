@@ -102,7 +102,7 @@ def test_every_command_has_help_an_example_and_the_listed_summary(name: str) -> 
     assert command is not None
     assert command.help
     assert command.epilog is not None
-    assert command.epilog.startswith(f"Example: mqnative {name}")
+    assert command.epilog.removeprefix("\b\n").startswith(f"Example: mqnative {name}")
     assert command.short_help == COMMANDS[name][1]
 
 

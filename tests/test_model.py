@@ -574,6 +574,14 @@ def test_a_model_may_be_closed_with_tensors_swapped_in(builtin_model: Path) -> N
     assert variant.qtype == "Q4_K"
 
 
+def test_a_closed_model_says_so(builtin_model: Path, tokens: Tokens) -> None:
+    loaded = Model(builtin_model, n_threads=1)
+    loaded.close()
+    loaded.close()
+    with pytest.raises(BackendError, match=f"{builtin_model.name} is closed"):
+        loaded.logits(tokens)
+
+
 @pytest.mark.parametrize("target", ["Q8_0", "Q4_K", "IQ4_XS", "F16"])
 def test_blocks_that_were_encoded_before_make_the_same_variant(
     target: str, model: Model, builtin_model: Path, tokens: Tokens

@@ -168,7 +168,7 @@ def test_the_log_of_a_quantization_is_forwarded_too(
 def test_lines_that_nobody_fetched_do_not_pile_up(builtin_model: Path) -> None:
     """The last 1000 are kept; a dry run writes more than a hundred."""
     for _ in range(40):
-        native.core().upstream_plan(str(builtin_model), 7, False, [], {})
+        native.core().upstream_plan(os.fsencode(builtin_model), 7, False, [], {})
     assert len(native.core().drain_log()) == 1000
     assert native.core().drain_log() == []
 

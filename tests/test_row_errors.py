@@ -168,6 +168,11 @@ def test_no_rows_and_no_types_give_empty_results() -> None:
     assert measured(x, []).d2.shape == (0, SHAPE[0] * SHAPE[1])
 
 
+def test_row_numbers_that_are_no_integers_are_refused() -> None:
+    with pytest.raises(ShapeError, match="integers, got float64"):
+        measured(weights(*SHAPE), ["Q8_0"], rows=np.array([0.0, 1.5]))
+
+
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     # 600 rows of 256 make three tasks, the last one short.
     x, imatrix = weights(2, 300, 256), importances(2, 256)

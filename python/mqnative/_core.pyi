@@ -65,8 +65,8 @@ def score_compat(
 ]: ...
 def score_compat_nll(logits: _LogitRows, targets: _TokenIds, n_threads: int) -> npt.NDArray[np.float64]: ...
 def upstream_quantize(
-    input: str,
-    output: str,
+    input: bytes,
+    output: bytes,
     ftype: int,
     pure: bool,
     allow_requantize: bool,
@@ -76,7 +76,7 @@ def upstream_quantize(
     progress: _Progress,
 ) -> None: ...
 def upstream_plan(
-    input: str,
+    input: bytes,
     ftype: int,
     pure: bool,
     types: Sequence[tuple[str, int]],
@@ -97,7 +97,7 @@ class Variant:
 class Model:
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[bytes],
         n_gpu_layers: int,
         devices: Sequence[str],
         extra_buffers: bool,

@@ -100,13 +100,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", ["doctor", "inspect", "imatrix", "eval", "build"])
-def test_the_example_in_the_help_runs_as_it_stands(
-    name: str, shop: Workshop, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if name in ("eval", "build"):
-        request.applymarker(
-            pytest.mark.xfail(reason="the example is wrapped at 80 columns, so that a paste is two commands")
-        )
+def test_the_example_in_the_help_runs_as_it_stands(name: str, shop: Workshop, tmp_path: Path) -> None:
     for file, what in FILES.items():
         shutil.copy(getattr(shop, what), tmp_path / file)
     if name == "imatrix":
@@ -161,11 +155,7 @@ def test_the_script_and_the_module_are_the_same_program() -> None:
         (("build", "m.gguf", "-o", "o.gguf"), "--recipe"),
         (("build", "m.gguf", "--preset", "Q4_K", "-r", "r.yaml", "-o", "o.gguf"), "--recipe"),
         (("build", "m.gguf", "--preset", "Q4_K"), "--output"),
-        pytest.param(
-            ("build", "m.gguf", "--preset", "Q4_K", "--base", "Q6_K", "-o", "o.gguf"),
-            "--base",
-            marks=pytest.mark.xfail(reason="--base is silently ignored beside --preset"),
-        ),
+        (("build", "m.gguf", "--preset", "Q4_K", "--base", "Q6_K", "-o", "o.gguf"), "--base"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -284,7 +274,6 @@ def test_eval_without_a_reference_gives_perplexity_only(shop: Workshop) -> None:
     assert f"{figures['ppl']:.4f}" in succeed("eval", shop.model, "-f", shop.held_out, *LENGTH).out
 
 
-@pytest.mark.xfail(reason="size_bytes is that of the first file")
 def test_eval_of_a_split_model_counts_all_its_files(shop: Workshop, tiny_models: TinyModels) -> None:
     done = succeed("eval", tiny_models.split, "-f", shop.held_out, *FEW, "--json")
     parts = tiny_models.split.parent.glob("builtin-*-of-*.gguf")
@@ -438,13 +427,11 @@ def test_output_in_a_pipe_is_plain_text(shop: Workshop) -> None:
         assert "\x1b" not in succeed(*arguments, env={"FORCE_COLOR": ""}).out
 
 
-@pytest.mark.xfail(reason="tables pad every line to one width")
 def test_lines_in_a_pipe_have_no_trailing_blanks(shop: Workshop) -> None:
     lines = succeed("inspect", shop.model, "--tensors").out.splitlines()
     assert [line for line in lines if line != line.rstrip()] == []
 
 
-@pytest.mark.xfail(reason="the reader's leave is reported as a failure: exit code 1, or a traceback")
 @unix_only
 @pytest.mark.parametrize("arguments", [("--tensors",), ("--json",), ("--help",)], ids=" ".join)
 def test_a_reader_that_leaves_is_no_failure(arguments: tuple[str, ...], shop: Workshop) -> None:
@@ -482,7 +469,6 @@ def test_paths_with_blanks_and_letters_of_all_kinds_are_paths(shop: Workshop, tm
         assert file.get("quantize.imatrix.dataset") == "te xt ü.txt"
 
 
-@pytest.mark.xfail(reason="titles and cells are read as Rich markup")
 @pytest.mark.parametrize("name", ["m[bold].gguf", "m[", "[red]m[/red].gguf"])
 def test_brackets_in_a_name_are_shown_as_they_are(name: str, shop: Workshop, tmp_path: Path) -> None:
     folder = tmp_path / "x[/i]"
@@ -494,7 +480,6 @@ def test_brackets_in_a_name_are_shown_as_they_are(name: str, shop: Workshop, tmp
     assert name in succeed("inspect", folder / name).out
 
 
-@pytest.mark.xfail(reason="paths go to the compiled core as str, which cannot hold them: a traceback")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
 def test_a_file_name_that_is_not_text_is_a_file_name(shop: Workshop, tmp_path: Path) -> None:
     model = os.fsencode(tmp_path) + b"/m\xff.gguf"
@@ -504,7 +489,6 @@ def test_a_file_name_that_is_not_text_is_a_file_name(shop: Workshop, tmp_path: P
     succeed("build", model, "--preset", "Q8_0", "-o", os.fsencode(tmp_path) + b"/q\xfe.gguf")
 
 
-@pytest.mark.xfail(reason="NaN and Infinity are written as such, which is not JSON")
 def test_figures_that_are_no_numbers_are_still_json(shop: Workshop, tmp_path: Path) -> None:
     from mqnative.formats.gguf import MetaValue
     from tiny_models import write_model
@@ -559,7 +543,6 @@ def test_an_interrupted_build_leaves_the_folder_as_it_was(
         assert output.read_bytes() == before
 
 
-@pytest.mark.xfail(reason="a closed terminal ends the process at once: the temporary file stays")
 @unix_only
 def test_a_closed_terminal_leaves_no_temporary_file(builtin_model: Path, tmp_path: Path) -> None:
     options = ("--preset", "IQ3_S", "-t", 1)

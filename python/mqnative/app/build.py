@@ -54,6 +54,8 @@ def build(
     """
     if sum(x is not None for x in (recipe_path, preset, tensor_type_file)) != 1:
         raise click.UsageError("give exactly one of --recipe, --preset and --tensor-type-file")
+    if preset is not None and base is not None:
+        raise click.UsageError("--base belongs to a recipe; a preset names the type of every tensor")
     if output is None and not dry_run:
         raise click.UsageError("give --output, or --dry-run to see the plan only")
     from mqnative.app.output import ProgressMonitor, print_json

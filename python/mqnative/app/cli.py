@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import json
 import os
 import signal
@@ -33,6 +34,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("mqnative.app.build:build", "Write the GGUF that a recipe describes."),
 }
 
+# Click's mark for a paragraph whose lines stay as they are.
+_NO_WRAP = "\b\n"
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported on use, so that ``--help`` is immediate."""
@@ -48,6 +52,9 @@ class LazyGroup(click.Group):
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), function)
         assert isinstance(command, click.Command)
+        if command.epilog and not command.epilog.startswith(_NO_WRAP):
+            # An example that is broken over lines cannot be pasted.
+            command.epilog = _NO_WRAP + command.epilog
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -91,14 +98,32 @@ def _on_terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _on_terminate)
+    # A closed terminal, unless the user asked to survive it (nohup).
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _on_terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names are bytes, and come out as the bytes they are.
+            stream.reconfigure(errors="surrogateescape")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _invoke(arguments: list[str]) -> int:
+    if "_MQNATIVE_COMPLETE" in os.environ:  # a shell asks what could follow
+        cli.main(arguments, prog_name="mqnative")
+    try:
+        # Not main(), which hides how a run ended.
+        with cli.make_context("mqnative", list(arguments)) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return 0
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit code."""
     try:
-        result = cli.main(arguments, prog_name="mqnative", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return _invoke(arguments)
     except click.ClickException as error:
         if "--json" in arguments:
             click.echo(json.dumps({"error": "UsageError", "message": error.format_message()}))
@@ -107,11 +132,12 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return OperationCancelled.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as stop:
+        # Rich turns the first into the second.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
         # The reader of our output went away (`mqnative inspect ... | head`); there is no one to tell.
-        # The interpreter would try to flush it on exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_left()
     except MQNativeError as error:
         if "--json" in arguments:
             click.echo(json.dumps(error.to_dict(), default=str))
@@ -121,5 +147,11 @@ def run(arguments: list[str]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
             raise
         click.echo(f"error: cannot write to standard output: {os.strerror(error.errno)}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _reader_left()
         return 1
+
+
+def _reader_left() -> int:
+    """Nothing more is written: the interpreter would try to flush it on exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

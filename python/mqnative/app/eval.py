@@ -53,6 +53,7 @@ def evaluate_command(
     """
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.core.model import Model
+    from mqnative.formats.gguf import GGUFFile
     from mqnative.measure.corpus import (
         read_corpus,
         read_text,
@@ -81,7 +82,8 @@ def evaluate_command(
             require_same_tokens(corpus, whole if chunks is None else whole.head(chunks))
         result, _ = evaluate(candidate, corpus, other, mode="compat" if compat else "exact", monitor=monitor)
     if as_json:
-        size = model.stat().st_size
+        with GGUFFile.open(model) as file:
+            size = file.file_bytes
         paths = {"model_path": str(model), "reference_path": None if reference is None else str(reference)}
         print_json(paths | {"size_bytes": size, "text_sha256": corpus.content_hash()} | result.to_dict())
         return

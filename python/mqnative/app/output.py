@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
@@ -26,16 +28,42 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PLAIN_INTERVAL_S = 5.0
+_TRAILING_BLANKS = re.compile(r" +(?=\n|$)")
+
+
+class _Trimmed:
+    """Standard output without the blanks that pad the lines of a table."""
+
+    def write(self, text: str) -> int:
+        sys.stdout.write(_TRAILING_BLANKS.sub("", text))
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def console() -> Console:
-    """Standard output; wide enough not to break numbers when it is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    """Standard output; wide enough not to break numbers when it is not a terminal. Names are no markup."""
+    if sys.stdout.isatty():
+        return Console(highlight=False, markup=False, emoji=False)
+    return Console(
+        file=cast(IO[str], _Trimmed()), width=140, highlight=False, markup=False, emoji=False, no_color=True
+    )
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on standard output."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """One JSON object on standard output; NaN and infinity, which JSON does not have, become null."""
+    click.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return value
 
 
 def size_text(n_bytes: float) -> str:

@@ -6,6 +6,7 @@ without writing a file. One model serves one thread at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mqnative.core.loadable import check_loadable
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, forward_log, thread_count
 from mqnative.core.quantize import progress
-from mqnative.errors import ModelLoadError, ShapeError
+from mqnative.errors import BackendError, ModelLoadError, ShapeError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.qtypes import qtype, types_by_id
 
@@ -34,13 +35,18 @@ _LOAD_STEPS = 1000
 
 @dataclass(frozen=True)
 class Vocab:
-    """What evaluation needs to know of a model's tokenizer and size."""
+    """What evaluation needs to know of a model's tokenizer and size.
+
+    Attributes:
+        unknown: tokens that stand for text the tokenizer does not know.
+    """
 
     n_vocab: int
     bos: int
     eos: int
     add_bos: bool
     add_eos: bool
+    unknown: tuple[int, ...]
     n_ctx_train: int
     n_layer: int
     n_embd: int
@@ -125,7 +131,7 @@ class Model:
     ) -> None:
         with GGUFFile.open(path) as file:
             check_loadable(file)
-            paths = [str(p) for p in file.paths]
+            paths = [os.fsencode(p) for p in file.paths]
         on_cpu = device == "cpu"
         layers = (0 if on_cpu else -1) if n_gpu_layers is None else n_gpu_layers
         names = [] if device in ("cpu", "auto") else device.split(",")
@@ -133,7 +139,7 @@ class Model:
         self.n_threads = thread_count(n_threads)
         monitor.start("load", _LOAD_STEPS, "per mille")
         try:
-            self._handle: Any = core().Model(paths, layers, names, repack, self.n_threads, progress(monitor))
+            self._open: Any = core().Model(paths, layers, names, repack, self.n_threads, progress(monitor))
         except ModelLoadError as error:
             raise ModelLoadError(
                 f"llama.cpp cannot load {path}: {_reason(error.log)}", path=str(path), log=error.log
@@ -153,7 +159,13 @@ class Model:
 
     def close(self) -> None:
         """Free the model's memory; later calls fail."""
-        self._handle = None
+        self._open = None
+
+    @property
+    def _handle(self) -> Any:
+        if self._open is None:
+            raise BackendError(f"the model {self.path} is closed; open it again")
+        return self._open
 
     @property
     def tensors(self) -> tuple[LoadedTensor, ...]:

@@ -6,6 +6,7 @@ for every architecture upstream knows, with and without an imatrix.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -97,7 +98,7 @@ def _plan(model: str | Path, p: Preset, types: Mapping[str, str], *, with_imatri
     # Upstream asks only whether there is an imatrix; its content plays no part in the choice.
     imatrix = {"any": np.ones(1, np.float32)} if with_imatrix else {}
     pairs = [(name, qtype(t).id) for name, t in types.items()]
-    plan = core().upstream_plan(str(path), p.ftype, bool(types), pairs, imatrix)
+    plan = core().upstream_plan(os.fsencode(path), p.ftype, bool(types), pairs, imatrix)
     forward_log()
     known = types_by_id()
     return {name: known[t].name for name, t in plan.items()}
@@ -176,8 +177,8 @@ def upstream_quantize(
     flat = {n: np.ascontiguousarray(w, np.float32).reshape(-1) for n, w in (imatrix or {}).items()}
     pairs = [(n, qtype(t).id) for n, t in (types or {}).items()]
     core().upstream_quantize(
-        str(path),
-        str(output),
+        os.fsencode(path),
+        os.fsencode(output),
         preset(name).ftype,
         pure,
         allow_requantize,

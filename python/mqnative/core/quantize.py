@@ -21,6 +21,8 @@ from mqnative.formats.qtypes import QType, qtype
 Array = npt.NDArray[Any]
 MatrixShape = tuple[int, int, int]
 
+# Of floats: the unsigned integer that holds one, and its exponent bits, all set in an infinity or a NaN.
+_EXPONENTS = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
 _SOURCE_TYPES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.uint16): "BF16"}
 
 
@@ -168,8 +170,21 @@ def _flat_importances(
     return imatrix.reshape(-1)
 
 
+def _row_numbers(rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    given = np.asarray(rows)
+    if given.size and given.dtype.kind not in "iu":
+        raise ShapeError(
+            f"row numbers are integers, got {given.dtype}", expected="integers", got=str(given.dtype)
+        )
+    return np.ascontiguousarray(given, np.int64)
+
+
 def validate_blocks(blocks: npt.NDArray[np.uint8], target: QType) -> bool:
-    """Whether the block scales are finite (ggml_validate_row_data)."""
+    """Whether the floats, or the scales of the blocks, are finite (ggml_validate_row_data)."""
+    # ggml would write to standard error about floats.
+    if target.name in _EXPONENTS:
+        code, exponent = _EXPONENTS[target.name]
+        return not bool((blocks.reshape(-1).view(code) & exponent == exponent).any())
     return bool(core().validate_rows(blocks, target.id))
 
 
@@ -239,7 +254,7 @@ def row_errors(
         The same as `quantize`.
     """
     wanted = [qtype(name) for name in targets]
-    numbers = np.arange(shape[0] * shape[1]) if rows is None else np.ascontiguousarray(rows, np.int64)
+    numbers = np.arange(shape[0] * shape[1]) if rows is None else _row_numbers(rows)
     flat = _flat_importances(imatrix, shape)
     monitor.start("weight errors", len(numbers) * shape[2] * len(wanted), "weights")
     errors, norms, bins = core().row_errors(

@@ -17,6 +17,8 @@ from mqnative.errors import ShapeError, TextError
 
 # Upstream refuses less (tools/perplexity/perplexity.cpp, tools/imatrix/imatrix.cpp).
 MIN_CHUNKS = 2
+# A text of which the model knows less than half is not one that it was trained for.
+MAX_UNKNOWN_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def cut(model: Model, text: str, *, n_ctx: int = 512, source: str = "") -> Corpu
     """Tokenize ``text`` and cut it into chunks of ``n_ctx``; a last incomplete chunk is dropped.
 
     Raises:
-        TextError: fewer than two chunks, or n_ctx too small to score anything.
+        TextError: fewer than two chunks, n_ctx too small to score anything, or mostly unknown tokens.
         BackendError: the model has no tokenizer.
     """
     if n_ctx < 4:
@@ -110,6 +112,14 @@ def cut(model: Model, text: str, *, n_ctx: int = 512, source: str = "") -> Corpu
             path=source or None,
             n_tokens=len(tokens),
             needed_tokens=needed,
+        )
+    unknown = float(np.isin(tokens, vocab.unknown).mean()) if vocab.unknown else 0.0
+    if unknown > MAX_UNKNOWN_SHARE:
+        raise TextError(
+            f"{100 * unknown:.0f} % of the tokens of the text {source or 'given'} are unknown to this model, "
+            "so that nothing can be measured with it; give a text in the model's languages",
+            path=source or None,
+            n_tokens=len(tokens),
         )
     n_chunks = len(tokens) // n_ctx
     chunks = tokens[: n_chunks * n_ctx].reshape(n_chunks, n_ctx)

@@ -16,7 +16,7 @@ from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.measure import compat_stats
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.scores import Mode, TokenScores, joined, score_chunks
-from mqnative.measure.uncertainty import Estimate, Resamples, estimate, mean_estimate
+from mqnative.measure.uncertainty import Estimate, Resamples, mean_estimate
 
 _PERCENTILES = (90.0, 95.0, 99.0, 99.9)
 
@@ -106,7 +106,7 @@ def summarize(scores: TokenScores, n_ctx: int) -> Evaluation:
 
 def _exact(s: TokenScores, n_ctx: int) -> Evaluation:
     resamples = Resamples.of(len(s.nll))
-    ppl = _exp_estimate(mean_estimate(s.nll, resamples), resamples, s.nll)
+    ppl = _exp_estimate(mean_estimate(s.nll, resamples))
     base = Evaluation("exact", s.n_tokens, len(s.nll), n_ctx, ppl.value, ppl.se, ppl.ci95)
     if s.kld is None or s.nll_ref is None or s.p_diff is None or s.same_top is None:
         return base
@@ -138,9 +138,11 @@ def _exact(s: TokenScores, n_ctx: int) -> Evaluation:
     )
 
 
-def _exp_estimate(mean: Estimate, resamples: Resamples, nll: np.ndarray[Any, Any]) -> Estimate:
-    resampled = np.exp(resamples.means(nll.mean(axis=1)))
-    return estimate(float(np.exp(mean.value)), resampled)
+def _exp_estimate(mean: Estimate) -> Estimate:
+    """The exponential of a mean: the interval's ends are those of the mean, so that none is below 0."""
+    with np.errstate(over="ignore"):
+        value, low, high = (float(np.exp(x)) for x in (mean.value, *mean.ci95))
+    return Estimate(value, value * mean.se, (low, high))
 
 
 def _correlation(s: TokenScores) -> float:

@@ -140,8 +140,9 @@ def joined(parts: list[TokenScores]) -> TokenScores:
 
 def _checked(scores: TokenScores, chunk: int) -> TokenScores:
     bad = ~np.isfinite(scores.nll)
-    if scores.kld is not None:
-        bad |= np.isnan(scores.kld)
+    for figures in (scores.nll_ref, scores.kld):
+        if figures is not None:
+            bad |= np.isnan(figures)
     if bad.any():
         raise NonFiniteError(
             f"{int(bad.sum())} of {bad.size} scored positions of chunk {chunk} have NaN or infinite logits; "
