@@ -32,15 +32,21 @@ py::dict vocab_info(const Model& model) {
       unknown.append(token);
     }
   }
-  return py::dict(py::arg("n_vocab") = model.n_vocab(), py::arg("bos") = llama_vocab_bos(vocab),
-                  py::arg("eos") = llama_vocab_eos(vocab),
-                  py::arg("add_bos") = llama_vocab_get_add_bos(vocab),
-                  py::arg("add_eos") = llama_vocab_get_add_eos(vocab),
-                  py::arg("unknown") = py::tuple(unknown),
-                  py::arg("n_ctx_train") = llama_model_n_ctx_train(model.handle()),
-                  py::arg("n_layer") = llama_model_n_layer(model.handle()),
-                  py::arg("n_embd") = llama_model_n_embd(model.handle()),
-                  py::arg("description") = std::string(description));
+  return py::dict(
+      py::arg("n_vocab") = model.n_vocab(), py::arg("bos") = llama_vocab_bos(vocab),
+      py::arg("eos") = llama_vocab_eos(vocab), py::arg("add_bos") = llama_vocab_get_add_bos(vocab),
+      py::arg("add_eos") = llama_vocab_get_add_eos(vocab), py::arg("unknown") = py::tuple(unknown),
+      py::arg("n_ctx_train") = llama_model_n_ctx_train(model.handle()),
+      py::arg("n_layer") = llama_model_n_layer(model.handle()),
+      py::arg("n_embd") = llama_model_n_embd(model.handle()),
+      py::arg("description") = std::string(description));
+}
+
+void check_positions(const TokenArray& tokens, int64_t first, int64_t last) {
+  if (first < 0 || first >= last || last > tokens.size()) {
+    throw Error(ErrorKind::shape,
+                "expected 0 <= first < last <= " + std::to_string(tokens.size()) + " positions");
+  }
 }
 
 void check_tokens(const TokenArray& tokens, const Model& model) {
@@ -52,19 +58,42 @@ void check_tokens(const TokenArray& tokens, const Model& model) {
   }
 }
 
+float* logit_rows(const Model& model, int64_t first, int64_t last, py::array& out) {
+  const size_t n_bytes = sizeof(float) * static_cast<size_t>((last - first) * model.n_vocab());
+  return static_cast<float*>(output_bytes(out, n_bytes, "logits"));
+}
+
 void logits(Model& model, const TokenArray& tokens, int64_t first, int64_t last, py::array out,
             const py::object& progress) {
-  const auto n = static_cast<int64_t>(tokens.size());
-  if (n < 1 || first < 0 || first >= last || last > n) {
-    throw Error(ErrorKind::shape, "expected 0 <= first < last <= " + std::to_string(n) + " positions");
-  }
+  check_positions(tokens, first, last);
   check_tokens(tokens, model);
   const int32_t* ids = tokens.data();
-  const size_t n_bytes = sizeof(float) * static_cast<size_t>((last - first) * model.n_vocab());
-  auto* rows = static_cast<float*>(output_bytes(out, n_bytes, "logits"));
+  float* rows = logit_rows(model, first, last, out);
 
   Monitor monitor;
-  run_monitored(monitor, progress, [&] { model.logits(ids, n, first, last, rows, monitor); });
+  run_monitored(monitor, progress, [&] { model.logits(ids, tokens.size(), first, last, rows, monitor); });
+}
+
+std::shared_ptr<Trace> trace(Model& model, const TokenArray& tokens, int64_t first, int64_t last,
+                             const std::vector<int>& layers, py::array out, const py::object& progress) {
+  check_positions(tokens, first, last);
+  check_tokens(tokens, model);
+  const int32_t* ids = tokens.data();
+  float* rows = logit_rows(model, first, last, out);
+
+  auto kept = std::make_shared<Trace>();
+  Monitor monitor;
+  run_monitored(monitor, progress,
+                [&] { *kept = model.trace(ids, tokens.size(), first, last, layers, rows, monitor); });
+  return kept;
+}
+
+bool resume(Model& model, const Trace& trace, int layer, py::array out, const py::object& progress) {
+  float* rows = logit_rows(model, trace.first, trace.last, out);
+  bool restarted = false;
+  Monitor monitor;
+  run_monitored(monitor, progress, [&] { restarted = model.resume(trace, layer, rows, monitor); });
+  return restarted;
 }
 
 py::dict activations(Model& model, const TokenArray& chunks, bool process_output,
@@ -131,6 +160,16 @@ void bind_model(py::module_& m) {
       .def_property_readonly("type", [](const Variant& v) { return static_cast<int>(v.type()); })
       .def_property_readonly("size_bytes", &Variant::size_bytes);
 
+  py::class_<Trace, std::shared_ptr<Trace>>(m, "Trace", py::is_final())
+      .def_property_readonly("size_bytes", &Trace::size_bytes)
+      .def_property_readonly("layers", [](const Trace& trace) {
+        std::vector<int> layers;
+        for (const auto& layer : trace.inputs) {
+          layers.push_back(layer.first);
+        }
+        return layers;
+      });
+
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::is_final())
       .def(py::init(&load), py::arg("paths"), py::arg("n_gpu_layers"), py::arg("devices"),
            py::arg("extra_buffers"), py::arg("n_threads"), py::arg("progress"))
@@ -165,6 +204,9 @@ void bind_model(py::module_& m) {
            })
       .def("logits", &logits, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("out"),
            py::arg("progress"))
+      .def("trace", &trace, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("layers"),
+           py::arg("out"), py::arg("progress"))
+      .def("resume", &resume, py::arg("trace"), py::arg("layer"), py::arg("out"), py::arg("progress"))
       .def("activations", &activations, py::arg("chunks"), py::arg("process_output"), py::arg("progress"))
       .def("encode", &encode, py::arg("name"), py::arg("type"), py::arg("imatrix"), py::arg("progress"))
       .def("variant", &variant, py::arg("name"), py::arg("type"), py::arg("blocks"))

@@ -139,7 +139,8 @@ std::string Model::piece(int32_t token) const {
 Model::Decoder& Model::decoder(int64_t n_tokens) {
   if (!decoder_ || decoder_->n_ctx() != n_tokens) {
     decoder_.reset();
-    decoder_ = std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, nullptr, nullptr);
+    decoder_ =
+        std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, GraphTap::on_node, nullptr);
   }
   decoder_->set_threads(n_threads_);
   return *decoder_;
@@ -151,6 +152,28 @@ void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last
   Decoder& d = decoder(n);
   const float* rows = d.run(tokens, 1, first, last, monitor);
   std::memcpy(out, rows, static_cast<size_t>((last - first) * n_vocab()) * sizeof(float));
+}
+
+Trace Model::trace(const int32_t* tokens, int64_t n, int64_t first, int64_t last,
+                   const std::vector<int>& layers, float* out, Monitor& monitor) {
+  Trace trace;
+  trace.tokens.assign(tokens, tokens + n);
+  trace.first = first;
+  trace.last = last;
+  const GraphTap tap(trace, layers);
+  logits(tokens, n, first, last, out, monitor);
+  return trace;
+}
+
+bool Model::resume(const Trace& trace, int layer, float* out, Monitor& monitor) {
+  std::unordered_set<const ggml_tensor*> changed;
+  for (const auto& entry : originals_) {
+    changed.insert(entry.first);
+  }
+  const GraphTap tap(trace, layer, std::move(changed));
+  logits(trace.tokens.data(), static_cast<int64_t>(trace.tokens.size()), trace.first, trace.last, out,
+         monitor);
+  return tap.restarted();
 }
 
 std::map<std::string, Activations> Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,

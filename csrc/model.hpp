@@ -11,6 +11,7 @@
 #include "llama-cpp.h"
 #include "monitor.hpp"
 #include "quant.hpp"
+#include "restart.hpp"
 
 namespace mqn {
 
@@ -82,6 +83,15 @@ class Model {
   // (last - first rows of n_vocab floats) to out. n must not exceed n_ctx of the largest call so far or a new
   // context is made. Throws backend, cancelled.
   void logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, Monitor& monitor);
+
+  // The same, keeping the hidden states that enter these layers, so that resume() can start there.
+  Trace trace(const int32_t* tokens, int64_t n, int64_t first, int64_t last, const std::vector<int>& layers,
+              float* out, Monitor& monitor);
+  // Logits of the trace's tokens with what is swapped in now, computed from `layer` on: the bits of a whole
+  // pass, as long as no layer reads what an earlier one left elsewhere than in its output. Where the graph
+  // cannot be cut there, or a swapped tensor is read before, the whole pass is made. Returns whether it was
+  // cut.
+  bool resume(const Trace& trace, int layer, float* out, Monitor& monitor);
 
   // Runs chunks of n_ctx tokens each and sums the squared activations entering every weight that upstream's
   // imatrix tool collects (blk.*, experts), and with process_output the head's, also where it is tied.

@@ -94,6 +94,13 @@ class Variant:
     def size_bytes(self) -> int: ...
 
 @final
+class Trace:
+    @property
+    def layers(self) -> list[int]: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+@final
 class Model:
     def __init__(
         self,
@@ -111,6 +118,16 @@ class Model:
     def logits(
         self, tokens: _TokenIds, first: int, last: int, out: _LogitRows, progress: _Progress
     ) -> None: ...
+    def trace(
+        self,
+        tokens: _TokenIds,
+        first: int,
+        last: int,
+        layers: Sequence[int],
+        out: _LogitRows,
+        progress: _Progress,
+    ) -> Trace: ...
+    def resume(self, trace: Trace, layer: int, out: _LogitRows, progress: _Progress) -> bool: ...
     def activations(
         self, chunks: _TokenIds, process_output: bool, progress: _Progress
     ) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]]: ...

@@ -10,17 +10,18 @@ import click
 
 from mqnative.app.options import (
     PATH,
-    compute_options,
     ctx_option,
     force_option,
     json_option,
     model_argument,
+    study_options,
     type_list,
 )
 from mqnative.app.sizes import Size
 
 if TYPE_CHECKING:
     from mqnative.jobs.auto import Options
+    from mqnative.measure.study import Compute
 
 _DEMO_BPW = 4.5
 # Enough text for a clear answer in under two minutes on two cores.
@@ -55,7 +56,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--types", callback=type_list, help="Types allowed, comma-separated; default: all ggml writes.")
 @ctx_option
 @effort_options
-@compute_options
+@study_options
 @force_option
 @json_option
 def auto(
@@ -69,9 +70,7 @@ def auto(
     n_ctx: int,
     probe_chunks: int,
     verify_chunks: int | None,
-    n_threads: int | None,
-    device: str,
-    n_gpu_layers: int | None,
+    compute: Compute,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -83,7 +82,6 @@ def auto(
     if (size_bytes is None) == (bpw is None):
         raise click.UsageError("give exactly one of --size and --bpw")
     from mqnative.jobs.auto import Options
-    from mqnative.measure.study import Compute
 
     options = Options(
         size_bytes,
@@ -92,7 +90,7 @@ def auto(
         types,
         probe_chunks=probe_chunks,
         verify_chunks=verify_chunks,
-        compute=Compute(device, n_gpu_layers, n_threads),
+        compute=compute,
     )
     budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
@@ -110,22 +108,19 @@ def auto(
     "-o", "--output", type=PATH, default="mqnative-demo", show_default=True, help="Folder for the results."
 )
 @click.option("--bpw", type=click.FloatRange(min=0, min_open=True), default=_DEMO_BPW, show_default=True)
-@compute_options
+@study_options
 @force_option
 @json_option
 def demo(
     output: Path,
     bpw: float,
-    n_threads: int | None,
-    device: str,
-    n_gpu_layers: int | None,
+    compute: Compute,
     force: bool,
     as_json: bool,
 ) -> None:
     """Run `mqnative auto` on the built-in 8 M model and texts: measure, choose, build, verify, report."""
     from mqnative.builtin import CALIB_TEXT, EVAL_TEXT, MODEL
     from mqnative.jobs.auto import Options
-    from mqnative.measure.study import Compute
 
     options = Options(
         None,
@@ -133,7 +128,7 @@ def demo(
         probe_chunks=_DEMO_PROBE_CHUNKS,
         select_chunks=_DEMO_SELECT_CHUNKS,
         verify_chunks=_DEMO_VERIFY_CHUNKS,
-        compute=Compute(device, n_gpu_layers, n_threads),
+        compute=compute,
     )
     command = f"mqnative demo --bpw {bpw:g}"
     _run(MODEL, CALIB_TEXT, EVAL_TEXT, output, options, command, force=force, as_json=as_json)

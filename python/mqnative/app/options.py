@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
+
+from mqnative.app.sizes import Size
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -60,6 +63,32 @@ def compute_options(command: Command) -> Command:
         "-ngl", "--gpu-layers", "n_gpu_layers", type=int, help="Layers on the GPU; default: all, with a GPU."
     )
     return threads(device(layers(command)))
+
+
+def study_options(command: Command) -> Command:
+    """`compute_options` and ``--memory``, which reach the command as one ``compute``."""
+
+    @functools.wraps(command)
+    def packed(
+        *args: Any,
+        device: str,
+        n_gpu_layers: int | None,
+        n_threads: int | None,
+        memory_bytes: int | None,
+        **others: Any,
+    ) -> Any:
+        from mqnative.measure.study import Compute
+
+        compute = Compute(device, n_gpu_layers, n_threads, memory_bytes)
+        return command(*args, compute=compute, **others)
+
+    memory = click.option(
+        "--memory",
+        "memory_bytes",
+        type=Size(),
+        help="For encoded tensors and hidden states, besides the model; default: half of the machine's.",
+    )
+    return compute_options(memory(cast(Command, packed)))
 
 
 def type_list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:

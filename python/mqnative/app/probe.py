@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mqnative.app.options import (
-    compute_options,
     ctx_option,
     imatrix_option,
     json_option,
     model_argument,
+    study_options,
     text_option,
     type_list,
 )
+
+if TYPE_CHECKING:
+    from mqnative.measure.study import Compute
 
 
 @click.command(
@@ -30,7 +33,7 @@ from mqnative.app.options import (
     "--chunks", type=click.IntRange(min=2), default=8, show_default=True, help="Chunks of text to use."
 )
 @ctx_option
-@compute_options
+@study_options
 @json_option
 def probe(
     model: Path,
@@ -39,9 +42,7 @@ def probe(
     types: tuple[str, ...],
     chunks: int,
     n_ctx: int,
-    n_threads: int | None,
-    device: str,
-    n_gpu_layers: int | None,
+    compute: Compute,
     as_json: bool,
 ) -> None:
     """Swap one tensor at a time for its quantized self and measure the KL divergence of the answers.
@@ -57,7 +58,7 @@ def probe(
     from mqnative.measure.corpus import read_corpus, read_text
     from mqnative.measure.parts import shuffled
     from mqnative.measure.stored_scores import probe as run_probe
-    from mqnative.measure.study import Compute, Study
+    from mqnative.measure.study import Study
     from mqnative.measure.uncertainty import Resamples, mean_estimate
     from mqnative.store import Store
 
@@ -67,7 +68,7 @@ def probe(
     with (
         ProgressMonitor() as monitor,
         Store.open() as store,
-        Study(model, store, compute=Compute(device, n_gpu_layers, n_threads), monitor=monitor) as study,
+        Study(model, store, compute=compute, monitor=monitor) as study,
     ):
         corpus = shuffled(read_corpus(study.model, text, n_ctx=n_ctx)).head(chunks)
         tensors = model_tensors(study.file)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mqnative.app.options import (
     PATH,
-    compute_options,
     ctx_option,
     force_option,
     imatrix_option,
     json_option,
     model_argument,
+    study_options,
     text_option,
     type_list,
 )
 from mqnative.app.sizes import Size
+
+if TYPE_CHECKING:
+    from mqnative.measure.study import Compute
 
 
 @click.command(
@@ -36,7 +40,7 @@ from mqnative.app.sizes import Size
 @click.option("--probe-chunks", type=click.IntRange(min=2), default=16, show_default=True)
 @click.option("-o", "--output", type=PATH, required=True, help="Where to write the recipe (YAML, or .json).")
 @ctx_option
-@compute_options
+@study_options
 @force_option
 @json_option
 def solve(
@@ -50,9 +54,7 @@ def solve(
     probe_chunks: int,
     output: Path,
     n_ctx: int,
-    n_threads: int | None,
-    device: str,
-    n_gpu_layers: int | None,
+    compute: Compute,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -69,15 +71,13 @@ def solve(
     from mqnative.formats.recipe import write_recipe
     from mqnative.jobs.auto import Options, Run, recipe_of
     from mqnative.measure.corpus import read_text
-    from mqnative.measure.study import Compute, Study
+    from mqnative.measure.study import Study
     from mqnative.store import Store
 
     check_output(output, force=force)
     read_text(text)
     imatrix = None if imatrix_path is None else read_imatrix(imatrix_path)
-    options = Options(
-        size_bytes, bpw, n_ctx, types, probe_chunks, compute=Compute(device, n_gpu_layers, n_threads)
-    )
+    options = Options(size_bytes, bpw, n_ctx, types, probe_chunks, compute=compute)
     with (
         ProgressMonitor() as monitor,
         Store.open() as store,

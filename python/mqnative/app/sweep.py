@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqnative.app.options import compute_options, imatrix_option, json_option, model_argument, type_list
+from mqnative.app.options import imatrix_option, json_option, model_argument, study_options, type_list
 
 if TYPE_CHECKING:
+    from mqnative.measure.study import Compute
     from mqnative.measure.sweep import TensorSweep
 
 _COLUMNS_WITHOUT_TYPES = (
@@ -40,16 +41,14 @@ _COLUMNS_WITHOUT_TYPES = (
     show_default=True,
     help="Relative half-width of the 95 % interval to reach by sampling rows.",
 )
-@compute_options
+@study_options
 @json_option
 def sweep(
     model: Path,
     imatrix_path: Path | None,
     types: tuple[str, ...],
     tolerance: float,
-    n_threads: int | None,
-    device: str,
-    n_gpu_layers: int | None,
+    compute: Compute,
     as_json: bool,
 ) -> None:
     """Quantize and decode a sample of each tensor's rows at many types; no forward pass is needed.
@@ -62,11 +61,10 @@ def sweep(
     from mqnative.formats.imatrix import read_imatrix
     from mqnative.jobs.candidates import candidate_types, default_targets, importances_of
     from mqnative.measure.stored_sweep import sweep as run_sweep
-    from mqnative.measure.study import Compute, Study
+    from mqnative.measure.study import Study
     from mqnative.store import Store
 
     imatrix = None if imatrix_path is None else read_imatrix(imatrix_path)
-    compute = Compute(device, n_gpu_layers, n_threads)
     with (
         ProgressMonitor() as monitor,
         Store.open() as store,

@@ -52,6 +52,11 @@ def devices() -> tuple[Device, ...]:
     return tuple(found)
 
 
+def host_memory_bytes() -> int:
+    """The machine's main memory."""
+    return next(d.memory_total_bytes for d in devices() if d.kind == "cpu")
+
+
 def build_info() -> dict[str, Any]:
     """Versions, upstream commit, compiler, ISA options, processor and devices, as JSON values."""
     info: dict[str, Any] = dict(core().build_info())

@@ -7,7 +7,7 @@ without writing a file. One model serves one thread at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,24 @@ class Variant:
     @property
     def size_bytes(self) -> int:
         """Bytes of the encoded tensor."""
+        return int(self._handle.size_bytes)
+
+
+class Trace:
+    """Hidden states of one evaluated sequence; made by `Model.trace`."""
+
+    def __init__(self, handle: Any, n_rows: int) -> None:
+        self._handle = handle
+        self.n_rows = n_rows
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that a pass can start at; fewer than asked for where the model's graph has no such place."""
+        return tuple(self._handle.layers)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
         return int(self._handle.size_bytes)
 
 
@@ -214,17 +232,72 @@ class Model:
             OperationCancelled: Ctrl-C.
         """
         stop = len(tokens) if last is None else last
-        shape = (max(0, stop - first), self.vocab.n_vocab)
+        rows = self._logit_rows(stop - first, out)
+        self._handle.logits(np.ascontiguousarray(tokens, np.int32), first, stop, rows, None)
+        forward_log()
+        return rows
+
+    def trace(
+        self,
+        tokens: Tokens,
+        layers: Iterable[int],
+        *,
+        first: int = 0,
+        last: int | None = None,
+        out: Logits | None = None,
+    ) -> tuple[Trace, Logits]:
+        """Logits as `logits` gives them, and the hidden states that enter ``layers`` on the way.
+
+        Args:
+            tokens: as for `logits`.
+            layers: 1 to the number of layers; the last one is the head's.
+            first: as for `logits`.
+            last: as for `logits`.
+            out: as for `logits`.
+
+        Raises:
+            as `logits`.
+        """
+        stop = len(tokens) if last is None else last
+        rows = self._logit_rows(stop - first, out)
+        wanted = sorted(set(layers))
+        handle = self._handle.trace(np.ascontiguousarray(tokens, np.int32), first, stop, wanted, rows, None)
+        forward_log()
+        return Trace(handle, stop - first), rows
+
+    def resume(self, trace: Trace, layer: int, *, out: Logits | None = None) -> tuple[Logits, bool]:
+        """Logits of a trace's tokens with what is swapped in now, computed from ``layer`` on.
+
+        They are the bits of a whole pass, unless a layer reads what an earlier one left elsewhere than in its
+        output, such as a cache shared between layers. Where the pass cannot start there (the trace lacks the
+        layer, or a swapped tensor is read before it), it is a whole one.
+
+        Args:
+            trace: of this model with its original weights.
+            layer: the first layer that computes anything else than in the trace.
+            out: as for `logits`.
+
+        Returns:
+            The logits, and whether the pass started at ``layer``.
+
+        Raises:
+            as `logits`.
+        """
+        rows = self._logit_rows(trace.n_rows, out)
+        restarted: bool = self._handle.resume(trace._handle, layer, rows, None)
+        forward_log()
+        return rows, restarted
+
+    def _logit_rows(self, n_rows: int, out: Logits | None) -> Logits:
+        shape = (max(0, n_rows), self.vocab.n_vocab)
         if out is None:
-            out = np.empty(shape, np.float32)
+            return np.empty(shape, np.float32)
         if out.dtype != np.float32 or out.shape != shape:
             raise ShapeError(
                 f"expected float32 of shape {shape} for the logits, got {out.dtype} of {out.shape}",
                 expected=f"float32 {shape}",
                 got=f"{out.dtype} {out.shape}",
             )
-        self._handle.logits(np.ascontiguousarray(tokens, np.int32), first, stop, out, None)
-        forward_log()
         return out
 
     def activations(

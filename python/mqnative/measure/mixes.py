@@ -1,7 +1,8 @@
 """Scoring whole mixes and single swaps inside the loaded model: chunk by chunk, variant by variant.
 
-The reference's logits of a chunk are computed once and kept as float32 while every variant is run on it.
-Nothing is written to disk, and memory holds one chunk's logits twice besides the variants.
+The reference's logits of a chunk are computed once and kept as float32 while every variant is run on it, from
+the first layer that it changes on. Nothing is written to disk, and memory holds one chunk's logits twice, its
+hidden states, and the variants of as many mixes as fit.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.core.model import Logits, Model, Variant
+from mqnative.formats.qtypes import qtype
 from mqnative.measure.corpus import Corpus
+from mqnative.measure.restart import Restarts, first_layer, spread
 from mqnative.measure.scores import TokenScores, chunk_logits, score_chunk
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
+Mix = Mapping[str, str]
+
+# Of the memory allowed, what hidden states may take; the rest is for variants.
+_STATES_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,20 @@ class VariantPool:
     def __init__(self, model: Model, imatrix: Importances) -> None:
         self._model = model
         self._imatrix = imatrix
-        self._source = {t.name: t.qtype for t in model.tensors}
+        self._source = {t.name: t for t in model.tensors}
         self._made: dict[tuple[str, str], Variant] = {}
 
-    def variants(self, types: Mapping[str, str]) -> list[Variant]:
+    def changed(self, types: Mix) -> dict[str, str]:
+        """The tensors of a mix that do not keep their type."""
+        return {name: target for name, target in types.items() if self._source[name].qtype != target}
+
+    def size_bytes(self, name: str, target: str) -> int:
+        """Memory that a variant takes."""
+        return qtype(target).tensor_bytes(self._source[name].shape)
+
+    def variants(self, types: Mix) -> list[Variant]:
         """The variants of a mix; tensors that keep their type need none."""
-        changed = [(name, target) for name, target in types.items() if self._source[name] != target]
-        return [self._variant(name, target) for name, target in changed]
+        return [self._variant(name, target) for name, target in self.changed(types).items()]
 
     def forget(self) -> None:
         """Free the memory of every variant that is not swapped in."""
@@ -53,12 +67,33 @@ class VariantPool:
         return self._made[key]
 
 
+def tiles(pool: VariantPool, mixes: Mapping[str, Mix], memory_bytes: int | None) -> list[list[str]]:
+    """Names of mixes in groups whose variants fit in memory together; one that alone does not is a group."""
+    if memory_bytes is None:
+        return [list(mixes)]
+    groups: list[list[str]] = []
+    held: set[tuple[str, str]] = set()
+    used = 0
+    for name, mix in mixes.items():
+        needed = set(pool.changed(mix).items())
+        more = sum(pool.size_bytes(*v) for v in needed - held)
+        if not groups or (more and used + more > memory_bytes):
+            groups.append([])
+            held, used, more = set(), 0, sum(pool.size_bytes(*v) for v in needed)
+        groups[-1].append(name)
+        held |= needed
+        used += more
+    return groups
+
+
 def score_mixes(
     model: Model,
     pool: VariantPool,
     corpus: Corpus,
     wanted: Mapping[int, Sequence[str]],
-    mixes: Mapping[str, Mapping[str, str]],
+    mixes: Mapping[str, Mix],
+    *,
+    memory_bytes: int | None = None,
 ) -> Iterator[ChunkResult]:
     """Score mixes on chunks against the model's original weights.
 
@@ -68,6 +103,8 @@ def score_mixes(
         corpus: the text.
         wanted: chunk -> names of the mixes still to be scored on it; chunks are taken in this order.
         mixes: name -> {tensor: type}.
+        memory_bytes: for variants and hidden states together; with less than all need, the text is run over
+            once more for every group of mixes that fits.
 
     Yields:
         One result at a time; the caller may stop between them, and the model is restored.
@@ -75,18 +112,60 @@ def score_mixes(
     Raises:
         as `Model.encode`, `Model.logits` and `score_chunk`.
     """
-    shape = (corpus.n_scored, model.vocab.n_vocab)
-    reference: Logits = np.empty(shape, np.float32)
-    logits: Logits = np.empty(shape, np.float32)
-    for chunk, names in wanted.items():
+    scorer = _Scorer(model, pool, corpus, mixes, memory_bytes)
+    asked = {name for names in wanted.values() for name in names}
+    for_variants = None if memory_bytes is None else int(memory_bytes * (1 - _STATES_SHARE))
+    groups = tiles(pool, {name: mix for name, mix in mixes.items() if name in asked}, for_variants)
+    for group in groups:
+        members = set(group)
+        for chunk, names in wanted.items():
+            yield from scorer.score(chunk, [name for name in names if name in members])
+        if len(groups) > 1:
+            pool.forget()
+
+
+class _Scorer:
+    """Runs mixes on chunks, each from the first layer that it changes on."""
+
+    def __init__(
+        self,
+        model: Model,
+        pool: VariantPool,
+        corpus: Corpus,
+        mixes: Mapping[str, Mix],
+        memory_bytes: int | None,
+    ) -> None:
+        self._model, self._pool, self._corpus, self._mixes = model, pool, corpus, mixes
+        self._restarts = Restarts(model)
+        self._starts = {
+            name: first_layer(pool.changed(mix), model.vocab.n_layer) for name, mix in mixes.items()
+        }
+        layer_bytes = corpus.n_ctx * model.vocab.n_embd * 4
+        allowed = None if memory_bytes is None else int(memory_bytes * _STATES_SHARE) // layer_bytes
+        self._n_layers_kept = model.vocab.n_layer if allowed is None else allowed
+        shape = (corpus.n_scored, model.vocab.n_vocab)
+        self._reference: Logits = np.empty(shape, np.float32)
+        self._logits: Logits = np.empty(shape, np.float32)
+
+    def score(self, chunk: int, names: Sequence[str]) -> Iterator[ChunkResult]:
+        """Score these mixes on one chunk."""
         if not names:
-            continue
-        chunk_logits(model, corpus, chunk, reference)
+            return
+        model, corpus = self._model, self._corpus
+        layers = spread(self._restarts.usable(self._starts[name] for name in names), self._n_layers_kept)
+        trace, _ = model.trace(
+            corpus.inputs[chunk], layers, first=corpus.first, last=corpus.n_ctx - 1, out=self._reference
+        )
+        self._restarts.check(trace, self._reference, self._logits)
         for name in names:
-            model.swap(*pool.variants(mixes[name]))
+            start = self._restarts.start(trace, self._starts[name])
+            model.swap(*self._pool.variants(self._mixes[name]))
             try:
-                chunk_logits(model, corpus, chunk, logits)
+                if start is None:
+                    chunk_logits(model, corpus, chunk, self._logits)
+                else:
+                    model.resume(trace, start, out=self._logits)
             finally:
                 model.restore()
-            scores = score_chunk(logits, corpus, chunk, reference, n_threads=model.n_threads)
+            scores = score_chunk(self._logits, corpus, chunk, self._reference, n_threads=model.n_threads)
             yield ChunkResult(name, chunk, scores)

@@ -140,7 +140,9 @@ class _Run:
         committed = time.monotonic()
         study.monitor.start(step, len(missing), "passes")
         try:
-            results = score_mixes(study.model, pool, self.corpus, wanted, self.mixes)
+            results = score_mixes(
+                study.model, pool, self.corpus, wanted, self.mixes, memory_bytes=study.memory_bytes
+            )
             for done, result in enumerate(results, 1):
                 key = (result.mix, result.chunk)
                 row = _Row(_summary(result.scores, self.mixes[result.mix]), self._data(result.scores))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.core.info import host_memory_bytes
 from mqnative.core.model import Model
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, thread_count
@@ -40,11 +41,13 @@ class Compute:
 
     Attributes:
         device, n_gpu_layers, n_threads: as for `Model`. Threads do not change results.
+        memory_bytes: for variants and hidden states, besides the model; default half of the machine's.
     """
 
     device: str = "cpu"
     n_gpu_layers: int | None = None
     n_threads: int | None = None
+    memory_bytes: int | None = None
 
 
 class Study:
@@ -68,6 +71,7 @@ class Study:
         self.store = store
         self.compute = compute or Compute()
         self.n_threads = thread_count(self.compute.n_threads)
+        self.memory_bytes = self.compute.memory_bytes or host_memory_bytes() // 2
         self.monitor = monitor
         self.file = GGUFFile.open(path)
         self._model: Model | None = None

@@ -102,6 +102,12 @@ def time_spent(report: Report) -> str:
     return f"{total} in {count(len(report.steps), 'step')}" + (f", {reused} from the store" if reused else "")
 
 
+def break_down(report: Report) -> str:
+    """The steps that took a second or more: ``probes 37 s, verify 13 s``; empty if one or none did."""
+    long = [s for s in report.steps if s.elapsed_s >= 1]
+    return ", ".join(f"{s.name} {duration(s.elapsed_s)}" for s in long) if len(long) > 1 else ""
+
+
 def count(n: int, noun: str, plural: str = "") -> str:
     """``1 chunk``, ``15,300 tokens``."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mqnative.report.numbers import measured, plain, share, significant, size_text
-from mqnative.report.sentences import claims, headline, held_out, text_of, time_spent
+from mqnative.report.sentences import break_down, claims, headline, held_out, text_of, time_spent
 from mqnative.report.summary import MixRow, Report
 
 if TYPE_CHECKING:
@@ -51,10 +51,11 @@ def _cells(mix: MixRow, width: int) -> dict[str, str]:
 
 
 def _lines(report: Report) -> list[str]:
+    steps = break_down(report)
     facts = [
         "Verdict: this file against the mix, paired on the same tokens, 95 %",
         held_out(report),
-        time_spent(report),
+        time_spent(report) + (f": {steps}" if steps else ""),
     ]
     lines = (text_of(headline(report)), claims(report), ". ".join(f for f in facts if f) + ".")
     return [line for line in lines if line]
