@@ -14,7 +14,7 @@ namespace mqn {
 namespace {
 
 // A task is a few rows at one type: enough weights to drown the hand-out, few enough to share out evenly.
-constexpr int64_t task_weights = 64 * 1024;
+constexpr int64_t task_weights = 8 * 1024;
 
 // Four partial sums in a fixed order: vectorises under strict IEEE and does not depend on anything but n.
 constexpr int64_t lanes = 4;
@@ -71,14 +71,41 @@ RowNorm norm(const float* w, const float* v, int64_t n) {
   return {w2, vw2};
 }
 
-void count_bins(const float* w, const float* q, int64_t n, std::vector<uint64_t>& bins) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float d = std::abs(q[i] - w[i]);
-    uint32_t bits = 0;
-    std::memcpy(&bits, &d, sizeof(bits));
-    ++bins[std::min<int64_t>(bits >> error_bin_shift, n_error_bins - 1)];
+// Counts of one task; only the bins in use are looked at again, since most are empty.
+class BinCounts {
+ public:
+  void add(const float* w, const float* q, int64_t n) {
+    counts_.resize(n_error_bins);
+    for (int64_t i = 0; i < n; ++i) {
+      const float d = std::abs(q[i] - w[i]);
+      uint32_t bits = 0;
+      std::memcpy(&bits, &d, sizeof(bits));
+      const int64_t bin = std::min<int64_t>(bits >> error_bin_shift, n_error_bins - 1);
+      first_ = std::min(first_, bin);
+      last_ = std::max(last_, bin);
+      ++counts_[static_cast<size_t>(bin)];
+    }
   }
-}
+
+  void add_to(uint64_t* total) const {
+    for (int64_t bin = first_; bin <= last_; ++bin) {
+      total[bin] += counts_[static_cast<size_t>(bin)];
+    }
+  }
+
+  void clear() {
+    for (int64_t bin = first_; bin <= last_; ++bin) {
+      counts_[static_cast<size_t>(bin)] = 0;
+    }
+    first_ = n_error_bins;
+    last_ = -1;
+  }
+
+ private:
+  std::vector<uint64_t> counts_;
+  int64_t first_ = n_error_bins;
+  int64_t last_ = -1;
+};
 
 }  // namespace
 
@@ -104,6 +131,17 @@ void row_errors(const Matrices& src, const int64_t* rows, int64_t n_rows, const 
   const auto n_types = static_cast<int64_t>(types.size());
   std::mutex histogram_mutex;
   monitor.set_total(static_cast<uint64_t>(n_types * n_rows * n));
+  if (types.empty()) {
+    parallel_for(tasks_per_type, n_threads, monitor, [&](int64_t task) {
+      thread_local std::vector<float> w;
+      w.resize(static_cast<size_t>(n));
+      for (int64_t i = task * rows_per_task; i < std::min((task + 1) * rows_per_task, n_rows); ++i) {
+        read_row(src, rows[i], w.data());
+        norms[i] = norm(w.data(), imatrix == nullptr ? nullptr : imatrix + rows[i] / src.n_rows * n, n);
+      }
+    });
+    return;
+  }
 
   parallel_for(n_types * tasks_per_type, n_threads, monitor, [&](int64_t task) {
     thread_local std::vector<float> w;
@@ -117,7 +155,8 @@ void row_errors(const Matrices& src, const int64_t* rows, int64_t n_rows, const 
     w.resize(static_cast<size_t>(n));
     q.resize(static_cast<size_t>(n));
     blocks.resize(row_bytes(type, n));
-    std::vector<uint64_t> bins(histogram == nullptr ? 0 : n_error_bins);
+    thread_local BinCounts bins;
+    bins.clear();  // a task that failed may have left some
     for (int64_t i = first; i < last; ++i) {
       const float* v = imatrix == nullptr ? nullptr : imatrix + rows[i] / src.n_rows * n;
       read_row(src, rows[i], w.data());
@@ -138,13 +177,12 @@ void row_errors(const Matrices& src, const int64_t* rows, int64_t n_rows, const 
         norms[i] = norm(w.data(), v, n);
       }
       if (histogram != nullptr) {
-        count_bins(w.data(), q.data(), n, bins);
+        bins.add(w.data(), q.data(), n);
       }
     }
     if (histogram != nullptr) {
       const std::lock_guard<std::mutex> lock(histogram_mutex);
-      std::transform(bins.begin(), bins.end(), histogram + t * n_error_bins, histogram + t * n_error_bins,
-                     std::plus<>());
+      bins.add_to(histogram + t * n_error_bins);
     }
     monitor.add(static_cast<uint64_t>((last - first) * n));
   });

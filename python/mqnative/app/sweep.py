@@ -36,10 +36,10 @@ _COLUMNS_WITHOUT_TYPES = (
 @click.option("--types", callback=type_list, help="Comma-separated; default: every type ggml writes.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=click.FloatRange(0, 1),
     default=0.02,
     show_default=True,
-    help="Relative half-width of the 95 % interval to reach by sampling rows.",
+    help="Relative half-width of the 95 % interval to reach by sampling rows; 0 takes every row.",
 )
 @study_options
 @json_option

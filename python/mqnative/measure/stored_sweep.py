@@ -68,7 +68,10 @@ def _measure(
             n_threads=study.n_threads,
         )
         elapsed = (time.monotonic() - started) / len(targets[name])
-        rows = [(inputs[name] | {"qtype": t}, _row(found[name], t), None) for t in targets[name]]
+        sweep_ = found[name]
+        rows = [
+            (inputs[name] | {"qtype": t}, _row(sweep_, t), sweep_.histograms.get(t)) for t in targets[name]
+        ]
         study.store.put_many("errors", rows, elapsed_s=elapsed)
         done += info.n_weights
         study.monitor.update(done)
@@ -89,11 +92,16 @@ def _inputs(
 
 
 def _row(found: TensorSweep, qtype: str) -> dict[str, Any]:
-    return asdict(found.errors[qtype]) | {"energy": found.energy, "importance": found.importance}
+    # A type that overflows on these weights has a row too, so that it is not tried again.
+    error = asdict(found.errors[qtype]) if qtype in found.errors else {}
+    return error | {"energy": found.energy, "importance": found.importance}
 
 
 def _from_rows(values: Sequence[Mapping[str, Any]]) -> TensorSweep:
     fields = TensorError.__dataclass_fields__
-    errors = [TensorError(**{k: v for k, v in value.items() if k in fields}) for value in values]
+    known: list[dict[str, Any]] = [
+        {k: v for k, v in value.items() if k in fields} for value in values if "weighted" in value
+    ]
+    errors = [TensorError(**value | {"quantiles": tuple(value["quantiles"])}) for value in known]
     first = values[0]
     return TensorSweep({e.qtype: e for e in errors}, first["energy"], first["importance"])

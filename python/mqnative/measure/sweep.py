@@ -1,28 +1,35 @@
 """What each type costs each tensor in weight error, from a sample of rows.
 
 The error of tensor W at a type is e = sum_j v_j dW_j^2 / sum_j v_j W_j^2 with v_j = E[x_j^2] from the
-imatrix. Rows are drawn at random until the 95 % interval of e is narrow enough; experts are sampled alike.
+imatrix. The denominator is exact. Rows are added until the 95 % interval of e is narrow enough; types that
+are cheap to encode see every row, since most types agree on which rows are hard.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mqnative.core.quantize import MatrixShape, RowErrors, row_errors
+from mqnative.core.quantize import MatrixShape, RowErrors, error_quantile, row_errors
 from mqnative.errors import QuantizeError
-from mqnative.formats.qtypes import QType
+from mqnative.formats.qtypes import QType, qtype
+from mqnative.measure.row_sample import RowOrder, Total, regression_total, rows_needed
 
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 TOLERANCE = 0.02
-# The first sample: enough rows for a variance, enough weights to drown the overhead.
+QUANTILES = (0.5, 0.9, 0.99, 0.999)
+# Rows of the first sample: enough for a variance that can be trusted.
 _FIRST_ROWS = 32
-_FIRST_WEIGHTS = 64 * 1024
-_Z95 = 1.96
+# More rows than the estimate asks for, since it is one; numbers of rows grow by this factor.
+_MARGIN = 1.0
+_STEP = 1.08
+# So cheap to encode that every row is: together about 1 % of the work of all types.
+CONTROLS = ("Q4_0", "Q8_0")
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class TensorError:
         rmse, max_abs: of dW, in units of the weights; max_abs over the sampled rows.
         cosine: between original and decoded weights, importance-weighted.
         n_rows: rows sampled.
+        quantiles: |dW| at `QUANTILES`, within 0.8 % and the sample's chance.
     """
 
     qtype: str
@@ -47,6 +55,7 @@ class TensorError:
     max_abs: float
     cosine: float
     n_rows: int
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,15 @@ class TensorSweep:
 
     Attributes:
         errors: by type.
-        energy: sum of v W^2 over the whole tensor, estimated from the sample: turns e into an absolute error.
+        energy: sum of v W^2 over the whole tensor: turns e into an absolute error.
         importance: energy per weight.
+        histograms: by type, packed counts of |dW|; see `unpack_histogram`.
     """
 
     errors: dict[str, TensorError]
     energy: float
     importance: float
+    histograms: dict[str, bytes] = field(default_factory=dict)
 
 
 def sweep_tensor(
@@ -84,83 +95,193 @@ def sweep_tensor(
         targets: legal types.
         imatrix: float32 importances, (slices, weights); None means 1 everywhere.
         seed: decides which rows are drawn; take it from the tensor's content.
-        tolerance: relative half-width of the 95 % interval of e to reach.
+        tolerance: relative half-width of the 95 % interval of e to reach; 0 takes every row.
         n_threads: default all usable processors; figures do not depend on it.
+
+    Returns:
+        Types that overflow on these weights (F16 above 65504, say) are left out.
 
     Raises:
         as `mqnative.row_errors`.
     """
-    order = _row_order(shape, seed)
-    n_first = max(_FIRST_ROWS, _FIRST_WEIGHTS // shape[2])
-    results: dict[str, TensorError] = {}
-    open_types = list(targets)
-    samples: list[RowErrors] = []
-    taken = 0
-    energy = 0.0
-    while open_types and taken < len(order):
-        n_next = min(len(order) - taken, max(n_first, taken))
-        rows = order[taken : taken + n_next]
-        try:
-            sample = row_errors(data, source, shape, open_types, imatrix, rows=rows, n_threads=n_threads)
-        except QuantizeError as error:
-            # One type overflows on these weights (F16 above 65504, say); the others are still of use.
-            if error.qtype not in open_types:
-                raise
-            open_types.remove(error.qtype)
-            continue
-        samples.append(sample)
-        taken += n_next
-        energy = sum(float(s.vw2.sum()) for s in samples) * len(order) / taken
-        found = {t: _error_of(t, samples, len(order)) for t in open_types}
-        done = [t for t in open_types if found[t].half_width <= tolerance or taken == len(order)]
-        results.update({t: found[t] for t in done})
-        open_types = [t for t in open_types if t not in done]
-    n_weights = shape[0] * shape[1] * shape[2]
-    return TensorSweep({t: results[t] for t in targets if t in results}, energy, energy / n_weights)
+    sampler = _Sampler(data, source, shape, imatrix, seed, n_threads)
+    tensor = _Tensor(sampler, tuple(targets))
+    if tolerance <= 0:
+        tensor.extend(targets, sampler.n_rest)
+    else:
+        tensor.sample(targets, tolerance)
+    counts = {t: tensor.histogram(t) for t in targets if t in tensor.kept}
+    found = {t: tensor.error(t, counts[t]) for t in counts}
+    packed = {t: pack_histogram(c) for t, c in counts.items()}
+    energy = float(sampler.vw2.sum())
+    return TensorSweep(found, energy, energy / (shape[0] * shape[1] * shape[2]), packed)
 
 
-def _row_order(shape: MatrixShape, seed: int) -> npt.NDArray[np.int64]:
-    """Every row once, at random, the slices taking turns: any beginning of it samples all experts alike."""
-    rng = np.random.default_rng(seed)
-    rows = np.stack([rng.permutation(shape[1]) for _ in range(shape[0])])
-    order: npt.NDArray[np.int64] = (rows + np.arange(shape[0])[:, None] * shape[1]).T.ravel()
-    return order
+def pack_histogram(counts: npt.NDArray[np.uint64]) -> bytes:
+    """Counts of |dW|, as `RowErrors.histogram` has them, in a few kilobytes."""
+    filled = np.flatnonzero(counts)
+    first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
+    header = np.array([len(counts), first], "<u4").tobytes()
+    return zlib.compress(header + counts[first:last].astype("<u8").tobytes(), 1)
 
 
-def _error_of(qtype: str, samples: list[RowErrors], n_total: int) -> TensorError:
-    def rows_of(name: str) -> npt.NDArray[np.float64]:
-        return np.concatenate([getattr(s, name)[s.qtypes.index(qtype)] for s in samples])
-
-    d2, vd2, max_abs = rows_of("d2"), rows_of("vd2"), rows_of("max_abs")
-    vwq, vq2 = rows_of("vwq"), rows_of("vq2")
-    w2 = np.concatenate([s.w2 for s in samples])
-    vw2 = np.concatenate([s.vw2 for s in samples])
-    n = len(d2)
-    norm = float(vw2.sum())
-    ratio = float(vd2.sum()) / norm if norm > 0 else 0.0
-    spread = float(np.sqrt(norm * float(vq2.sum())))
-    return TensorError(
-        qtype,
-        ratio,
-        _half_width(vd2, vw2, ratio, n_total),
-        float(d2.sum() / w2.sum()) if w2.sum() > 0 else 0.0,
-        float(np.sqrt(d2.sum() / (n * samples[0].n_per_row))),
-        float(max_abs.max()),
-        float(vwq.sum()) / spread if spread > 0 else 1.0,
-        n,
-    )
+def unpack_histogram(packed: bytes) -> npt.NDArray[np.uint64]:
+    """What `pack_histogram` was given."""
+    raw = zlib.decompress(packed)
+    n_bins, first = np.frombuffer(raw[:8], "<u4")
+    values = np.frombuffer(raw[8:], "<u8")
+    counts = np.zeros(n_bins, np.uint64)
+    counts[first : first + len(values)] = values
+    return counts
 
 
-def _half_width(
-    vd2: npt.NDArray[np.float64], vw2: npt.NDArray[np.float64], ratio: float, n_total: int
-) -> float:
-    """Relative half-width of a ratio's 95 % interval, from its linearised variance.
+class _Sampler:
+    """Measures rows of one tensor; knows the energy of each."""
 
-    Source: Cochran (1977), Sampling Techniques, eq. 6.13.
-    """
-    n = len(vd2)
-    if n >= n_total or ratio <= 0:
-        return 0.0
-    residuals = vd2 - ratio * vw2
-    variance = float((residuals**2).sum()) * n / (n - 1) / float(vw2.sum()) ** 2 * (1 - n / n_total)
-    return _Z95 * float(np.sqrt(variance)) / ratio
+    def __init__(
+        self,
+        data: npt.NDArray[Any],
+        source: QType,
+        shape: MatrixShape,
+        imatrix: npt.NDArray[np.float32] | None,
+        seed: int,
+        n_threads: int | None,
+    ) -> None:
+        self._arguments = (data, source, shape)
+        self._imatrix = imatrix
+        self._n_threads = n_threads
+        norms = row_errors(*self._arguments, [], imatrix, n_threads=n_threads)
+        self.w2, self.vw2 = norms.w2, norms.vw2
+        self.n_weights = shape[0] * shape[1] * shape[2]
+        self.n_per_row = shape[2]
+        self.order = RowOrder.of(norms.vw2, shape[0], seed)
+        self.n_rest = len(self.order.rest)
+
+    def measure(self, types: Sequence[str], rows: npt.NDArray[np.int64]) -> RowErrors:
+        return row_errors(
+            *self._arguments, types, self._imatrix, rows=rows, histogram=True, n_threads=self._n_threads
+        )
+
+
+class _Tensor:
+    """The rows measured so far, type by type; types that cannot encode the tensor drop out."""
+
+    def __init__(self, sampler: _Sampler, types: tuple[str, ...]) -> None:
+        self._sampler = sampler
+        self.kept = list(types)
+        self._samples: dict[str, list[RowErrors]] = {}
+        self._certain: dict[str, RowErrors] = {}
+        self._taken: dict[str, int] = {}
+        self._controls: tuple[str, ...] = ()
+
+    def sample(self, targets: Sequence[str], tolerance: float) -> None:
+        """Add rows until every type is known well enough; how many a type gets depends on it alone."""
+        controls = [c for c in CONTROLS if self._sampler.n_per_row % qtype(c).block == 0]
+        self.kept = list(dict.fromkeys((*self.kept, *controls)))
+        self.extend(controls, self._sampler.n_rest)
+        self._controls = tuple(c for c in controls if c in self.kept)
+        open_types = [t for t in targets if t in self.kept and t not in self._controls]
+        self.extend(open_types, _FIRST_ROWS)
+        while open_types:
+            needed = {t: self._needed(t, tolerance) for t in open_types if t in self.kept}
+            open_types = [t for t, n in needed.items() if n > self._taken[t]]
+            for n in sorted({needed[t] for t in open_types}):
+                self.extend([t for t in open_types if needed[t] == n], n)
+
+    def extend(self, types: Sequence[str], n: int) -> None:
+        """Have the first ``n`` rows of the order for these types."""
+        new = [t for t in types if t in self.kept and t not in self._taken]
+        for t, part in self._measure(new, self._sampler.order.certain).items():
+            self._certain[t], self._samples[t], self._taken[t] = part, [], 0
+        n = min(n, self._sampler.n_rest)
+        wanted = [t for t in types if t in self.kept and self._taken[t] < n]
+        for taken in sorted({self._taken[t] for t in wanted}):
+            group = [t for t in wanted if self._taken[t] == taken]
+            for t, part in self._measure(group, self._sampler.order.rest[taken:n]).items():
+                self._samples[t].append(part)
+                self._taken[t] = n
+
+    def _measure(self, types: Sequence[str], rows: npt.NDArray[np.int64]) -> dict[str, RowErrors]:
+        types = list(types)
+        while types:
+            try:
+                found = self._sampler.measure(types, rows)
+            except QuantizeError as error:
+                # The type overflows on these weights; the others are still of use.
+                if error.qtype not in types:
+                    raise
+                types.remove(error.qtype)
+                self.kept.remove(error.qtype)
+                continue
+            return dict.fromkeys(types, found)
+        return {}
+
+    def _rest(self, qtype_: str, figure: str) -> npt.NDArray[np.float64]:
+        """A figure of the sampled rows, in the order's order."""
+        parts = self._samples[qtype_]
+        if not parts:
+            return np.zeros(0)
+        return np.concatenate([getattr(s, figure)[s.qtypes.index(qtype_)] for s in parts])
+
+    def _certain_sum(self, qtype_: str, figure: str) -> float:
+        part = self._certain[qtype_]
+        return float(getattr(part, figure)[part.qtypes.index(qtype_)].sum())
+
+    def _total(self, qtype_: str) -> Total:
+        """The sum of v dW^2 over the whole tensor."""
+        y = self._rest(qtype_, "vd2")
+        rest = self._sampler.order.rest
+        controls = [self._rest(c, "vd2") for c in self._controls if c != qtype_]
+        known = np.column_stack([self._sampler.vw2[rest], *controls])
+        found = regression_total(y, known[: len(y)], known.sum(axis=0), len(rest))
+        return Total(max(0.0, found.value) + self._certain_sum(qtype_, "vd2"), found.half_width)
+
+    def _needed(self, qtype_: str, tolerance: float) -> int:
+        total, n, n_rest = self._total(qtype_), self._taken[qtype_], self._sampler.n_rest
+        wanted = tolerance * total.value
+        if total.half_width <= wanted:
+            return n
+        more = max(n + 1, _MARGIN * rows_needed(total.half_width, wanted, n, n_rest))
+        # Few different numbers, so that types that need about as many are measured together.
+        steps = np.ceil(np.log(more / _FIRST_ROWS) / np.log(_STEP))
+        more = int(np.ceil(_FIRST_ROWS * _STEP**steps))
+        # The last rows cost less than another look.
+        return n_rest if more > 0.9 * n_rest else more
+
+    def error(self, qtype_: str, counts: npt.NDArray[np.uint64]) -> TensorError:
+        """The figures of one type, whose histogram is ``counts``."""
+        s, n = self._sampler, self._taken[qtype_]
+        total = self._total(qtype_)
+        share = s.n_rest / n if n else 0.0
+
+        def whole(figure: str) -> float:
+            return self._certain_sum(qtype_, figure) + share * float(self._rest(qtype_, figure).sum())
+
+        d2, energy = whole("d2"), float(s.vw2.sum())
+        spread = float(np.sqrt(energy * whole("vq2")))
+        largest = [p.max_abs[p.qtypes.index(qtype_)] for p in (self._certain[qtype_], *self._samples[qtype_])]
+        return TensorError(
+            qtype_,
+            total.value / energy if energy > 0 else 0.0,
+            total.half_width / total.value if total.value > 0 else 0.0,
+            d2 / float(s.w2.sum()) if s.w2.any() else 0.0,
+            float(np.sqrt(d2 / s.n_weights)),
+            float(np.concatenate(largest).max()),
+            min(1.0, whole("vwq") / spread) if spread > 0 else 1.0,
+            len(s.order.certain) + n,
+            tuple(error_quantile(counts, q) for q in QUANTILES),
+        )
+
+    def histogram(self, qtype_: str) -> npt.NDArray[np.uint64]:
+        """Counts of |dW|, the sampled rows standing for the others."""
+        n = self._taken[qtype_]
+        counts = _counts(self._certain[qtype_], qtype_)
+        for part in self._samples[qtype_]:
+            counts = counts + _counts(part, qtype_) * (self._sampler.n_rest / n)
+        return np.round(counts).astype(np.uint64)
+
+
+def _counts(part: RowErrors, qtype_: str) -> npt.NDArray[np.float64]:
+    assert part.histogram is not None
+    counts: npt.NDArray[np.float64] = part.histogram[part.qtypes.index(qtype_)].astype(np.float64)
+    return counts
