@@ -1,20 +1,48 @@
-"""``mqnative imatrix``: collect an importance matrix."""
+"""``mqnative imatrix``: collect an importance matrix, from several texts and files if need be."""
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mqnative.app.options import (
+    PATH,
     chunks_option,
     compute_options,
     ctx_option,
     force_option,
     json_option,
     model_argument,
-    text_option,
 )
+
+
+class WeightedText(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
+    """A text and, after the last ``=``, its weight; a file that has the whole name goes first."""
+
+    name = "FILE[=W]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Path, float | None]:
+        """The path, and the weight or None."""
+        path, equals, suffix = str(value).rpartition("=")
+        weight = _number(suffix) if equals and path and not os.path.lexists(value) else None
+        if weight is None:
+            return Path(PATH.convert(value, param, ctx)), None
+        if not 0.0 < weight < math.inf:
+            self.fail(f"the weight of {path} is {suffix}, expected a positive number", param, ctx)
+        return Path(PATH.convert(path, param, ctx)), weight
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 @click.command(
@@ -22,7 +50,16 @@ from mqnative.app.options import (
     epilog="Example: mqnative imatrix model-bf16.gguf -f calibration.txt -o imatrix.gguf",
 )
 @model_argument
-@text_option
+@click.option(
+    "-f", "--file", "texts", type=WeightedText(), multiple=True, help="A text, and its weight; repeatable."
+)
+@click.option(
+    "--in-file",
+    "in_files",
+    type=PATH,
+    multiple=True,
+    help="Add an existing imatrix file (GGUF or legacy); repeatable.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where to write it.")
 @ctx_option
 @chunks_option
@@ -35,7 +72,8 @@ from mqnative.app.options import (
 @json_option
 def imatrix(
     model: Path,
-    text: Path,
+    texts: tuple[tuple[Path, float | None], ...],
+    in_files: tuple[Path, ...],
     output: Path,
     n_ctx: int,
     chunks: int | None,
@@ -50,48 +88,101 @@ def imatrix(
     """Run the unquantized MODEL over a text and write which activations matter.
 
     The result equals llama-imatrix's; llama-quantize and mqnative build take it.
+
+    Several texts are added up, so that a longer one counts more. If any has a weight, as in
+    -f code.txt -f prose.txt=2, their mean squared activations are averaged with these weights instead (1
+    where none is given), whatever their length. --chunks limits every text.
+
+    Files given with --in-file are added to that by their counts, as llama-imatrix does; without a text they
+    are added up alone, and of MODEL only the header is read.
     """
+    from mqnative.app.imatrix_tables import coverage_facts, coverage_json
     from mqnative.app.output import ProgressMonitor, console, facts_table, print_json
     from mqnative.core.model import Model
-    from mqnative.errors import OutputError
     from mqnative.formats.atomic import check_output
+    from mqnative.formats.gguf import GGUFFile
     from mqnative.formats.imatrix import write_imatrix
-    from mqnative.measure.corpus import read_corpus, read_text
-    from mqnative.measure.imatrix import collect_imatrix
+    from mqnative.measure.blend import add_up, read_in_files
+    from mqnative.measure.corpus import cut, read_text
+    from mqnative.measure.coverage import coverage
+    from mqnative.measure.imatrix import collect_texts
 
+    if not texts and not in_files:
+        raise click.UsageError("give a text with -f / --file, or imatrix files to add up with --in-file")
     check_output(output, force=force)
-    if output.exists() and model.exists() and output.samefile(model):
-        raise OutputError(
-            f"cannot write {output}: it is the model itself, choose another name", path=str(output)
-        )
-    read_text(text)
-    with (
-        ProgressMonitor() as monitor,
-        Model(
-            model, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor
-        ) as loaded,
-    ):
-        corpus = read_corpus(loaded, text, n_ctx=n_ctx)
-        corpus = corpus if chunks is None else corpus.head(chunks)
-        found = collect_imatrix(loaded, corpus, process_output=process_output, monitor=monitor)
+    _refuse_input(output, {"the model": [model], "a text": [path for path, _ in texts]})
+    contents = [read_text(path) for path, _ in texts]
+    parts = []
+    if in_files:
+        with GGUFFile.open(model) as file:
+            shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+        parts.append(read_in_files(in_files, chunk_size=n_ctx, shapes=shapes))
+    corpora = []
+    if texts:
+        with (
+            ProgressMonitor() as monitor,
+            Model(
+                model, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor
+            ) as loaded,
+        ):
+            for (path, _), content in zip(texts, contents, strict=True):
+                corpus = cut(loaded, content, n_ctx=n_ctx, source=path.name)
+                corpora.append(corpus if chunks is None else corpus.head(chunks))
+            weighted = [(corpus, weight) for corpus, (_, weight) in zip(corpora, texts, strict=True)]
+            parts.append(collect_texts(loaded, weighted, process_output=process_output, monitor=monitor))
+    found = add_up(parts)
     write_imatrix(output, found, legacy=legacy, force=force)
-    unseen = [name for name, entry in found.entries.items() if not entry.counts.all()]
+    covered = coverage(found, _quantizable(model))
+    n_chunks = sum(corpus.n_chunks for corpus in corpora)
     facts = {
         "imatrix_path": str(output),
         "size_bytes": output.stat().st_size,
         "n_entries": len(found.entries),
-        "n_chunks": corpus.n_chunks,
+        "n_chunks": n_chunks,
         "n_ctx": n_ctx,
-        "n_tokens": corpus.n_chunks * n_ctx,
+        "n_tokens": n_chunks * n_ctx,
+        "texts": [
+            {"path": str(path), "weight": weight, "n_chunks": corpus.n_chunks}
+            for (path, weight), corpus in zip(texts, corpora, strict=True)
+        ],
+        "in_files": [str(path) for path in in_files],
         "content_sha256": found.content_hash(),
-        "partly_unseen": unseen,
+        "partly_unseen": [name for name, entry in found.entries.items() if not entry.counts.all()],
+        "coverage": coverage_json(covered),
     }
     if as_json:
         print_json(facts)
         return
+    lines = [
+        f"{corpus.n_chunks} chunks of {n_ctx} tokens from {path}" + ("" if w is None else f", weight {w:g}")
+        for (path, w), corpus in zip(texts, corpora, strict=True)
+    ]
     shown = {
         "tensors": len(found.entries),
-        "text": f"{corpus.n_chunks} chunks of {n_ctx} tokens from {text}",
-        "experts never seen": f"in {len(unseen)} tensor(s)" if unseen else "none",
+        **({"text": "\n".join(lines)} if lines else {}),
+        **({"added": "\n".join(map(str, in_files))} if in_files else {}),
+        **coverage_facts(covered),
     }
     console().print(facts_table(str(output), shown))
+
+
+def _refuse_input(output: Path, inputs: dict[str, list[Path]]) -> None:
+    from mqnative.errors import OutputError
+
+    for what, paths in inputs.items():
+        for path in paths:
+            if output.exists() and path.exists() and output.samefile(path):
+                raise OutputError(
+                    f"cannot write {output}: it is {what} itself, choose another name", path=str(output)
+                )
+
+
+def _quantizable(model: Path) -> list[str]:
+    """The tensors of a model that should have importances."""
+    from mqnative.build.plan import model_tensors
+    from mqnative.formats.gguf import GGUFFile
+    from mqnative.formats.imatrix_data import EMBEDDINGS
+
+    with GGUFFile.open(model) as file:
+        tensors = model_tensors(file)
+    return [name for name, tensor in tensors.items() if tensor.quantizable and name not in EMBEDDINGS]

@@ -1,4 +1,4 @@
-"""``mqnative inspect``: a model's structure, types and sizes, from its header."""
+"""``mqnative inspect``: a model's structure, types and sizes, from its header; what an imatrix covers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mqnative.formats.gguf import GGUFFile
+    from mqnative.formats.imatrix import Imatrix
+
+# A damaged file of such a name is reported as an imatrix.
+_LEGACY_SUFFIXES = (".dat", ".imatrix")
 
 
 @click.command(
@@ -27,32 +31,67 @@ if TYPE_CHECKING:
 def inspect(model: Path, list_tensors: bool, list_presets: bool, as_json: bool) -> None:
     """Show the structure of the GGUF file MODEL; of a split model give the first part.
 
-    Only the header is read. The JSON form always holds the tensors.
+    Only the header is read. The JSON form always holds the tensors. Of an imatrix file, GGUF or legacy,
+    show how the importances of each tensor are spread and which experts were never seen.
     """
+    from mqnative.app.imatrix_tables import imatrix_json, imatrix_tables
     from mqnative.app.output import console, facts_table, print_json, size_text
+    from mqnative.errors import GGUFError
     from mqnative.formats.gguf import GGUFFile
+    from mqnative.formats.imatrix import read_imatrix
 
-    with GGUFFile.open(model) as file:
+    out = console()
+    try:
+        opened = GGUFFile.open(model)
+    except GGUFError:
+        legacy = _legacy_imatrix(model)
+        if legacy is None:
+            raise
+        if as_json:
+            legacy_facts = {"path": str(model), "size_bytes": model.stat().st_size}
+            print_json(legacy_facts | {"imatrix": imatrix_json(legacy)})
+            return
+        out.print(*imatrix_tables(str(model), legacy))
+        return
+    with opened as file:
         facts = _facts(file)
         if list_presets:
             facts["presets"] = _preset_sizes(file)
+        imatrix = read_imatrix(model) if file.get("general.type") == "imatrix" else None
         if as_json:
-            print_json(facts | {"tensors": _tensors(file)})
+            found = {} if imatrix is None else {"imatrix": imatrix_json(imatrix)}
+            print_json(facts | found | {"tensors": _tensors(file)})
             return
-        out = console()
-        shown = {
-            "architecture": facts["architecture"],
-            "name": facts["name"],
-            "parameters": f"{facts['n_weights']:,}",
-            "size": f"{size_text(file.file_bytes)} ({file.file_bytes:,} bytes in {len(file.paths)} file(s))",
-            "bpw": f"{file.bpw:.3f} ({file.bpw_file:.3f} counting the file)",
-            "types": "  ".join(f"{name}: {n}" for name, n in facts["types"].items()),
-        }
-        out.print(facts_table(str(model), shown))
+        if imatrix is None:
+            size = f"{size_text(file.file_bytes)} ({file.file_bytes:,} bytes in {len(file.paths)} file(s))"
+            shown = {
+                "architecture": facts["architecture"],
+                "name": facts["name"],
+                "parameters": f"{facts['n_weights']:,}",
+                "size": size,
+                "bpw": f"{file.bpw:.3f} ({file.bpw_file:.3f} counting the file)",
+                "types": "  ".join(f"{name}: {n}" for name, n in facts["types"].items()),
+            }
+            out.print(facts_table(str(model), shown))
+        else:
+            out.print(*imatrix_tables(str(model), imatrix))
         if list_presets:
             out.print(_preset_table(facts["presets"]))
         if list_tensors:
             out.print(_tensor_table(_tensors(file)))
+
+
+def _legacy_imatrix(path: Path) -> Imatrix | None:
+    """The matrix in a file that is no GGUF; None if it is none, by its content and its name."""
+    from mqnative.errors import ImatrixError
+    from mqnative.formats.imatrix import read_imatrix
+
+    try:
+        return read_imatrix(path)
+    except ImatrixError:
+        if path.is_file() and path.suffix in _LEGACY_SUFFIXES:
+            raise
+        return None
 
 
 def _facts(file: GGUFFile) -> dict[str, Any]:

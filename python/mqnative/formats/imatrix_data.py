@@ -26,8 +26,8 @@ DEFAULT_CHUNK_SIZE = 512
 # A count is stored as a 32-bit float; past 2^53 it is no longer a whole number even in float64.
 _MAX_COUNT = 2.0**53
 
-# Upstream collects no row for embeddings looked up by token, and ignores one that does not fit.
-_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+"""Tensors looked up by token: upstream collects no row for them, and ignores one that does not fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,8 @@ class ImatrixEntry:
     def weights(self) -> F32Array:
         """Mean squared activation per column, float32 of shape (n_slices, n_per_row).
 
-        A slice that saw nothing gets ones: it is then quantized without preferring any column.
+        A slice that saw nothing, such as an expert that no token reached, gets ones: it is quantized
+        without preferring any column, and types that need importances still work for it.
 
         Accuracy: bit-equal to what llama-quantize computes.
         Source: tools/quantize/quantize.cpp, `load_imatrix`, at the pinned commit.
@@ -153,7 +154,7 @@ class Imatrix:
         n_per_row, n_slices = shape[0], shape[2] if len(shape) > 2 else 1
         if entry.n_values == n_per_row * n_slices:
             return entry.weights().reshape(n_slices, n_per_row)
-        if name in _EMBEDDINGS:
+        if name in EMBEDDINGS:
             return None
         raise ImatrixError(
             f"the imatrix has {entry.n_values} values for {name}, which needs "
@@ -197,7 +198,7 @@ class Imatrix:
             with np.errstate(over="ignore"):
                 sum_squares = entry.sum_squares * factor
                 sums = None if entry.sums is None else entry.sums * factor
-            scaled[name] = _entry_of(name, sum_squares, entry.counts * factor, sums)
+            scaled[name] = entry_of(name, sum_squares, entry.counts * factor, sums)
         return replace(self, entries=scaled, chunk_size=chunk_size)
 
     def merge(self, other: Imatrix) -> Imatrix:
@@ -251,11 +252,15 @@ def _add_entries(name: str, a: ImatrixEntry, b: ImatrixEntry) -> ImatrixEntry:
             sums = a.sums.reshape(shape) + b.sums.reshape(shape)
     # Whole numbers above 2^24 would lose their last digits one addition at a time in float32.
     counts = a.counts.astype(np.float64) + b.counts.astype(np.float64)
-    return _entry_of(name, sum_squares, counts, sums)
+    return entry_of(name, sum_squares, counts, sums)
 
 
-def _entry_of(name: str, sum_squares: ArrayLike, counts: ArrayLike, sums: ArrayLike | None) -> ImatrixEntry:
-    """An entry computed from valid ones, whose only possible fault is an overflow."""
+def entry_of(name: str, sum_squares: ArrayLike, counts: ArrayLike, sums: ArrayLike | None) -> ImatrixEntry:
+    """An entry of tensor ``name`` computed from valid ones, whose only possible fault is an overflow.
+
+    Raises:
+        ImatrixError: a value is not finite in float32, or a count is absurd; the tensor is named.
+    """
     try:
         return ImatrixEntry(_float32(sum_squares), _float32(counts), None if sums is None else _float32(sums))
     except ImatrixError as error:

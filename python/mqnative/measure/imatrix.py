@@ -1,12 +1,15 @@
-"""Collecting an importance matrix: one pass over a text."""
+"""Collecting an importance matrix: one pass over each text."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from mqnative.core.model import Model
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.formats.imatrix import Imatrix, ImatrixEntry
+from mqnative.measure.blend import add_up, require_weights, weighted_mean
 from mqnative.measure.corpus import Corpus
 
 
@@ -46,3 +49,41 @@ def collect_imatrix(
         chunk_count=corpus.n_chunks,
         chunk_size=corpus.n_ctx,
     )
+
+
+def collect_texts(
+    model: Model,
+    texts: Sequence[tuple[Corpus, float | None]],
+    *,
+    process_output: bool = True,
+    monitor: Monitor = NULL_MONITOR,
+) -> Imatrix:
+    """The importance matrix of ``model`` on several texts.
+
+    Args:
+        model: the unquantized model.
+        texts: chunks of each text and its weight. Without any weight the texts are added up, so that
+            each counts by its length; with one, each counts by its weight alone, 1 where it is None.
+        process_output: as `collect_imatrix`.
+        monitor: told the chunks done; each text is a step of its own.
+
+    Returns:
+        As `add_up` or `weighted_mean`. Of one text it is `collect_imatrix`'s to the bit, weight or not.
+
+    Raises:
+        ShapeError: no text is given.
+        ImatrixError: a weight is not positive and finite.
+        NonFiniteError, BackendError, OperationCancelled: as `collect_imatrix`.
+
+    Accuracy: added up, the sums are to the bit those of llama-imatrix run on each text, the files then
+    combined with ``--in-file``.
+    """
+    weights = [weight for _, weight in texts]
+    weighted = [1.0 if weight is None else weight for weight in weights]
+    require_weights(weighted)
+    found = [
+        collect_imatrix(model, corpus, process_output=process_output, monitor=monitor) for corpus, _ in texts
+    ]
+    if all(weight is None for weight in weights):
+        return add_up(found)
+    return weighted_mean(list(zip(found, weighted, strict=True)))
