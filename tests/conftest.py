@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +25,15 @@ UPSTREAM_BIN_VARIABLE = "MQNATIVE_UPSTREAM_BIN"
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C through to the processes that tests start and interrupt.
+    """Let Ctrl-C through to the processes that tests start and interrupt; keep to a store of their own.
 
     A runner in the background has SIGINT ignored, which programs inherit; a handler of our own, they do not.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Nothing that a user or an earlier run has measured or encoded answers for the code under test.
+    folder = tempfile.mkdtemp(prefix="mqnative-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["MQNATIVE_HOME"] = folder
 
 
 def pytest_report_header() -> list[str]:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mqnative.measure.row_sample import RowOrder, regression_total, rows_needed, student_t95
+from mqnative.measure.row_sample import RowOrder, regression_total, rows_needed
+from mqnative.measure.uncertainty import student_t95
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "-t", "--threads", "n_threads", type=click.IntRange(1, 512), help="Default: every usable processor."
 )
+@click.option("--no-cache", is_flag=True, help="Encode every tensor anew, and keep none for later builds.")
 @force_option
 @json_option
 def build(
@@ -44,6 +45,7 @@ def build(
     dry_run: bool,
     allow_requantize: bool,
     n_threads: int | None,
+    no_cache: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -63,23 +65,29 @@ def build(
     from mqnative.build.writer import build_gguf
     from mqnative.formats.gguf import GGUFFile
     from mqnative.formats.imatrix import read_imatrix
+    from mqnative.source.encoded import EncodedTensors
     from mqnative.source.identity import identify
+    from mqnative.store.encode_cache import EncodeCache
 
     with GGUFFile.open(model) as file, ProgressMonitor() as monitor:
         model_tensors(file)
         importances = None if imatrix_path is None else read_imatrix(imatrix_path)
         recipe = _recipe(model, recipe_path, preset, tensor_type_file, base, importances is not None)
+        identity = None if dry_run else identify(file, n_threads=n_threads)
         plan = plan_build(
             file,
             recipe,
             importances,
             imatrix_name=imatrix_path.name if imatrix_path else "",
-            source_hash="" if dry_run else identify(file, n_threads=n_threads).model,
+            source_hash="" if identity is None else identity.model,
             allow_requantize=allow_requantize,
         )
         reused = False
-        if output is not None and not dry_run:
-            result = build_gguf(file, plan, output, force=force, n_threads=n_threads, monitor=monitor)
+        if output is not None and identity is not None:
+            cache = None if no_cache else EncodedTensors.of(file, identity.tensors, EncodeCache.open())
+            result = build_gguf(
+                file, plan, output, force=force, n_threads=n_threads, monitor=monitor, cache=cache
+            )
             reused = result.reused
     written = None if dry_run else output
     if as_json:

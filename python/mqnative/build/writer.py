@@ -1,11 +1,12 @@
 """Executes a plan: tensors stream from the mapped source through the encoder into the new file.
 
-Memory stays at a slab of rows, whatever the size of a tensor. The file appears under its name when it is whole
-and its header has been read back.
+Memory stays at a slab of rows, whatever the size of a tensor. The file appears under its name when it is
+whole and its header has been read back. A cache saves encoding what was encoded before.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from mqnative.formats.atomic import atomic_path
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.gguf_writer import write_tensors
 from mqnative.formats.qtypes import QType, qtype
+from mqnative.source.encoded import EncodedTensors
+from mqnative.store.encode_cache import EntryWriter
 
 # Rows encoded at a time: enough for every core, little beside a model.
 _SLAB_WEIGHTS = 16 * 1024 * 1024
@@ -57,6 +60,7 @@ def build_gguf(
     force: bool = False,
     n_threads: int | None = None,
     monitor: Monitor = NULL_MONITOR,
+    cache: EncodedTensors | None = None,
 ) -> BuildResult:
     """Write the file that ``plan`` describes; the tensor data is that of llama_model_quantize.
 
@@ -67,6 +71,7 @@ def build_gguf(
         force: replace a file that was made otherwise.
         n_threads: default all usable processors; the bytes do not depend on it.
         monitor: told the weights done.
+        cache: of the same source's tensors; the bytes do not depend on it.
 
     Returns:
         The file; ``reused`` if one with exactly this header and size was there already.
@@ -89,6 +94,8 @@ def build_gguf(
         raise OutputError(
             f"cannot write {output}: it is the source itself, choose another name", path=str(output)
         )
+    if cache is not None and not _room_for_both(output, plan):
+        cache = cache.only_reading()
     monitor.start("build", plan.n_weights, "weights")
     by_name = {t.name: t for t in plan.tensors}
     progress = _Progress(monitor)
@@ -98,13 +105,21 @@ def build_gguf(
                 out,
                 plan.layout,
                 lambda slot, stream: _write_tensor(
-                    file, plan, by_name[slot.name], stream, progress, n_threads
+                    file, plan, by_name[slot.name], stream, progress, n_threads, cache
                 ),
                 path=output,
             )
         _check_written(temporary, plan, output)
     monitor.finish()
     return BuildResult(output, plan.file_bytes, reused=False)
+
+
+def _room_for_both(output: Path, plan: BuildPlan) -> bool:
+    """Whether the disk holds the file and as much again: what is cached must not make the output fail."""
+    try:
+        return shutil.disk_usage(output.parent).free >= 2 * plan.file_bytes
+    except OSError:
+        return False
 
 
 class _Progress:
@@ -135,11 +150,43 @@ def _write_tensor(
     out: BinaryIO,
     progress: _Progress,
     n_threads: int | None,
+    cache: EncodedTensors | None,
 ) -> None:
-    info = file.tensors[tensor.name]
     uses_imatrix = plan.imatrix is not None and tensor.uses_imatrix
     weights = plan.imatrix.weights_for(tensor.name, tensor.shape) if plan.imatrix and uses_imatrix else None
-    target = qtype(tensor.qtype)
+    if cache is None or tensor.copied:
+        _write_slabs(file, tensor, weights, out, None, progress, n_threads)
+        return
+    found = cache.find(tensor.name, tensor.qtype, weights)
+    if found is not None:
+        _write_found(found, tensor, out, progress)
+        return
+    with cache.writer(tensor.name, tensor.qtype, weights) as kept:
+        _write_slabs(file, tensor, weights, out, kept, progress, n_threads)
+
+
+def _write_found(
+    blocks: npt.NDArray[np.uint8], tensor: PlannedTensor, out: BinaryIO, progress: _Progress
+) -> None:
+    n_per_row = tensor.shape[0]
+    row_bytes = qtype(tensor.qtype).row_bytes(n_per_row)
+    step = max(1, _SLAB_WEIGHTS // n_per_row) * row_bytes
+    for start in range(0, len(blocks), step):
+        piece = blocks[start : start + step]
+        out.write(piece.data)
+        progress.add(len(piece) // row_bytes * n_per_row)
+
+
+def _write_slabs(
+    file: GGUFFile,
+    tensor: PlannedTensor,
+    weights: npt.NDArray[np.float32] | None,
+    out: BinaryIO,
+    kept: EntryWriter | None,
+    progress: _Progress,
+    n_threads: int | None,
+) -> None:
+    info, target = file.tensors[tensor.name], qtype(tensor.qtype)
     for slice_index, first_row, n_rows, rows in _slabs(file, tensor.name):
         try:
             if tensor.copied:
@@ -163,6 +210,8 @@ def _write_tensor(
         except MQNativeError as error:
             raise _named(error, tensor.name) from None
         out.write(blocks.data)
+        if kept is not None:
+            kept.write(blocks)
         progress.add(n_rows * tensor.shape[0])
 
 

@@ -290,7 +290,15 @@ def run_auto(
         write_imatrix(folder.work / IMATRIX_NAME, measured.imatrix, force=True)
         write_recipe(folder.path / "recipe.yaml", recipe_of(study, found, measured), force=True)
         with run.step("build"):
-            build_gguf(study.file, found.plan, path, force=True, n_threads=study.n_threads, monitor=monitor)
+            build_gguf(
+                study.file,
+                found.plan,
+                path,
+                force=True,
+                n_threads=study.n_threads,
+                monitor=monitor,
+                cache=study.cache,
+            )
         presets, best = run.select_rival(parts, measured, found)
         judged, ppl_ref = run.verify(parts, measured, found, presets, best)
     predicted = predict_mix(

@@ -106,7 +106,7 @@ def summarize(scores: TokenScores, n_ctx: int) -> Evaluation:
 
 def _exact(s: TokenScores, n_ctx: int) -> Evaluation:
     resamples = Resamples.of(len(s.nll))
-    ppl = _exp_estimate(mean_estimate(s.nll, resamples))
+    ppl = exp_estimate(mean_estimate(s.nll, resamples))
     base = Evaluation("exact", s.n_tokens, len(s.nll), n_ctx, ppl.value, ppl.se, ppl.ci95)
     if s.kld is None or s.nll_ref is None or s.p_diff is None or s.same_top is None:
         return base
@@ -138,7 +138,7 @@ def _exact(s: TokenScores, n_ctx: int) -> Evaluation:
     )
 
 
-def _exp_estimate(mean: Estimate) -> Estimate:
+def exp_estimate(mean: Estimate) -> Estimate:
     """The exponential of a mean: the interval's ends are those of the mean, so that none is below 0."""
     with np.errstate(over="ignore"):
         value, low, high = (float(np.exp(x)) for x in (mean.value, *mean.ci95))

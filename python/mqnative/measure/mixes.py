@@ -18,6 +18,7 @@ from mqnative.formats.qtypes import qtype
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.restart import Restarts, first_layer, spread
 from mqnative.measure.scores import TokenScores, chunk_logits, score_chunk
+from mqnative.source.encoded import EncodedTensors, worth_keeping
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
 Mix = Mapping[str, str]
@@ -36,11 +37,18 @@ class ChunkResult:
 
 
 class VariantPool:
-    """Encoded tensors by (tensor, type), each made once and shared by every mix that uses it."""
+    """Encoded tensors by (tensor, type), each made once and shared by every mix that uses it.
 
-    def __init__(self, model: Model, imatrix: Importances) -> None:
+    Args:
+        model: loaded.
+        imatrix: by tensor name.
+        cache: of the same model's tensors; they are then also shared with other runs.
+    """
+
+    def __init__(self, model: Model, imatrix: Importances, cache: EncodedTensors | None = None) -> None:
         self._model = model
         self._imatrix = imatrix
+        self._cache = cache
         self._source = {t.name: t for t in model.tensors}
         self._made: dict[tuple[str, str], Variant] = {}
 
@@ -63,8 +71,15 @@ class VariantPool:
     def _variant(self, name: str, target: str) -> Variant:
         key = (name, target)
         if key not in self._made:
-            self._made[key] = self._model.encode(name, target, self._imatrix.get(name))
+            self._made[key] = self._encoded(name, target)
         return self._made[key]
+
+    def _encoded(self, name: str, target: str) -> Variant:
+        weights = self._imatrix.get(name)
+        if self._cache is None or not worth_keeping(target, weights):
+            return self._model.encode(name, target, weights)
+        blocks = self._cache.blocks(name, target, weights, n_threads=self._model.n_threads)
+        return self._model.variant(name, target, blocks)
 
 
 def tiles(pool: VariantPool, mixes: Mapping[str, Mix], memory_bytes: int | None) -> list[list[str]]:

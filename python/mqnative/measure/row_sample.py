@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.measure.uncertainty import student_t95
+
 F64Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 # A row of this many times the mean energy is always taken, but not more than this share of all rows.
 _UNUSUAL = 3.0
 _UNUSUAL_SHARE = 1 / 8
-_Z95 = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +96,6 @@ def regression_total(y: F64Array, known: F64Array, known_sums: F64Array, n_total
     leverage = np.minimum((u**2).sum(axis=1), 0.99)
     error = np.sqrt((g**2 * residuals**2 / (1 - leverage)).sum() * (1 - n / n_total))
     return Total(float(g @ y) * n_total, float(student_t95(degrees) * error) * n_total)
-
-
-def student_t95(degrees: int) -> float:
-    """The two-sided 95 % quantile of Student's t.
-
-    Accuracy: 1e-3 from 8 degrees on. Source: Abramowitz and Stegun 26.7.5.
-    """
-    z, n = _Z95, degrees
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + g1 / n + g2 / n**2 + g3 / n**3
 
 
 def rows_needed(half_width: float, wanted: float, n: int, n_total: int) -> int:

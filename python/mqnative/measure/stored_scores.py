@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.mixes import VariantPool, score_mixes
+from mqnative.measure.packed_scores import pack_scores, unpack_scores
 from mqnative.measure.parts import chunk_hashes
 from mqnative.measure.scores import TokenScores, joined
 from mqnative.measure.study import Study, weights_hash
@@ -24,8 +26,11 @@ from mqnative.measure.study import Study, weights_hash
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
 Mix = Mapping[str, str]
 
+# A tensor and the type it is swapped to.
+Pair = tuple[str, str]
+
 # Bumped when the arithmetic of token scores changes; older rows are then not used any more.
-SCORE_VERSION = 1
+SCORE_VERSION = 2
 # Rows are committed at least this often.
 _COMMIT_INTERVAL_S = 1.0
 
@@ -47,12 +52,45 @@ def probe(
     Raises:
         as `score_mixes`.
     """
-    mixes = {name: {name: target} for name, target in qtypes.items()}
+    found = probe_pairs(study, corpus, list(qtypes.items()), importances)
+    return {name: means.kld for (name, _), means in found.items()}
+
+
+def probe_pairs(
+    study: Study, corpus: Corpus, pairs: Sequence[Pair], importances: Importances
+) -> dict[Pair, ChunkMeans]:
+    """The scores of swapping one tensor at a time, for any number of types of each.
+
+    Args:
+        study: the model and its store.
+        corpus: the probe text.
+        pairs: (tensor, type).
+        importances: by tensor name.
+
+    Raises:
+        as `score_mixes`.
+    """
+    mixes = {_pair_name(pair): {pair[0]: pair[1]} for pair in pairs}
     rows = _Run(study, "probe", corpus, mixes, importances).results("probe")
-    return {
-        name: np.array([rows[name, c].value["kld_mean"] for c in range(corpus.n_chunks)], np.float64)
-        for name in mixes
-    }
+    return {pair: _chunk_means([rows[_pair_name(pair), c] for c in range(corpus.n_chunks)]) for pair in pairs}
+
+
+def unmeasured(
+    study: Study, corpus: Corpus, pairs: Sequence[Pair], importances: Importances
+) -> dict[Pair, int]:
+    """How many chunks of each pair the store lacks."""
+    mixes = {_pair_name(pair): {pair[0]: pair[1]} for pair in pairs}
+    missing = Counter(name for name, _ in _Run(study, "probe", corpus, mixes, importances).missing())
+    return {pair: missing[_pair_name(pair)] for pair in pairs}
+
+
+def _pair_name(pair: Pair) -> str:
+    return f"{pair[0]}={pair[1]}"
+
+
+def _chunk_means(rows: Sequence[_Row]) -> ChunkMeans:
+    figures = ("kld_mean", "nll_mean", "nll_ref_mean")
+    return ChunkMeans(*(np.array([row.value[f] for row in rows], np.float64) for f in figures))
 
 
 def score(
@@ -72,9 +110,22 @@ def score(
     """
     rows = _Run(study, "evaluation", corpus, mixes, importances).results(step)
     return {
-        name: joined([_from_bytes(rows[name, c].data or b"") for c in range(corpus.n_chunks)])
+        name: joined([unpack_scores(rows[name, c].data or b"") for c in range(corpus.n_chunks)])
         for name in mixes
     }
+
+
+class ChunkMeans(NamedTuple):
+    """Means of single chunks: float64, shape (n_chunks,), nats per token.
+
+    Attributes:
+        kld: D(reference || model).
+        nll, nll_ref: -ln p(token) of the model and of the reference.
+    """
+
+    kld: npt.NDArray[np.float64]
+    nll: npt.NDArray[np.float64]
+    nll_ref: npt.NDArray[np.float64]
 
 
 class _Row(NamedTuple):
@@ -120,6 +171,11 @@ class _Run:
                 found.update(self._measure(step, [key for key in self.keys if key not in found]))
         return found
 
+    def missing(self) -> list[tuple[str, int]]:
+        """The rows that the store lacks."""
+        found = self._stored()
+        return [key for key in self.keys if key not in found]
+
     def _stored(self) -> dict[tuple[str, int], _Row]:
         rows = self.study.store.get_many(self.kind, list(self.keys.values()))
         return {
@@ -135,7 +191,7 @@ class _Run:
         wanted: dict[int, list[str]] = {}
         for name, chunk in missing:
             wanted.setdefault(chunk, []).append(name)
-        pool = VariantPool(study.model, self.importances)
+        pool = VariantPool(study.model, self.importances, study.cache)
         batch: list[tuple[dict[str, Any], Mapping[str, Any], bytes | None]] = []
         committed = time.monotonic()
         study.monitor.start(step, len(missing), "passes")
@@ -158,7 +214,7 @@ class _Run:
         study.monitor.finish()
 
     def _data(self, scores: TokenScores) -> bytes | None:
-        return _to_bytes(scores) if self.kind == "evaluation" else None
+        return pack_scores(scores) if self.kind == "evaluation" else None
 
     def _mix_hash(self, mix: Mix, weights: Mapping[str, str]) -> str:
         """SHA-256 over the tensors that change, their types and the importances they are encoded with."""
@@ -173,27 +229,13 @@ class _Run:
 
 def _summary(s: TokenScores, mix: Mix) -> dict[str, Any]:
     assert s.kld is not None
+    assert s.nll_ref is not None
     value: dict[str, Any] = {
         "n_tokens": s.n_tokens,
         "nll_mean": float(s.nll.mean()),
+        "nll_ref_mean": float(s.nll_ref.mean()),
         "kld_mean": float(s.kld.mean()),
     }
     if len(mix) == 1:
         value["tensor"], value["qtype"] = next(iter(mix.items()))
     return value
-
-
-def _to_bytes(s: TokenScores) -> bytes:
-    """One chunk's scores: five float64 rows of n_scored values."""
-    assert s.nll_ref is not None
-    assert s.kld is not None
-    assert s.p_diff is not None
-    assert s.same_top is not None
-    rows = [s.nll[0], s.nll_ref[0], s.kld[0], s.p_diff[0], s.same_top[0].astype(np.float64)]
-    return np.stack(rows).astype("<f8").tobytes()
-
-
-def _from_bytes(data: bytes) -> TokenScores:
-    rows = np.frombuffer(data, "<f8").reshape(5, -1)
-    nll, nll_ref, kld, p_diff, same = (row[None] for row in rows)
-    return TokenScores(nll, nll_ref, kld, p_diff, same.astype(bool))

@@ -7,7 +7,6 @@ numbers instead of measuring them again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -17,9 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from mqnative.core.info import host_memory_bytes
 from mqnative.core.model import Model
 from mqnative.core.monitor import NULL_MONITOR, Monitor
@@ -28,11 +24,15 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix, read_imatrix, write_imatrix
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.imatrix import collect_imatrix
+from mqnative.source.encoded import EncodedTensors, weights_hash
 from mqnative.source.identity import Identity, identify
 from mqnative.store import Store, file_stamp
+from mqnative.store.encode_cache import EncodeCache
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+__all__ = ["Compute", "Study", "weights_hash"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class Study:
         store: where numbers are kept.
         compute: device and threads.
         monitor: told what is measured; steps that the store answers are not announced.
+
+    Attributes:
+        cache: encoded tensors of this model, beside the store; None if they are not kept.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class Study:
         self.n_threads = thread_count(self.compute.n_threads)
         self.memory_bytes = self.compute.memory_bytes or host_memory_bytes() // 2
         self.monitor = monitor
+        cache = EncodeCache.open(store.folder)
         self.file = GGUFFile.open(path)
         self._model: Model | None = None
         self.identity = self._identify()
+        self.cache = EncodedTensors.of(self.file, self.identity.tensors, cache)
         # What else decides a measured number: the code that computed it.
         info = core().build_info()
         self.build = f"{info['upstream_commit']} {info['isa']} {self.compute.device}"
@@ -136,13 +141,6 @@ class Study:
     def lock(self, kind: str) -> AbstractContextManager[None]:
         """Hold one kind of measurement of this model; a second process waits and finds them in the store."""
         return self.store.lock(f"{kind} {self.identity.model}")
-
-
-def weights_hash(weights: npt.NDArray[np.float32] | None) -> str:
-    """SHA-256, in hex, of one tensor's importances; ``none`` without any."""
-    if weights is None:
-        return "none"
-    return hashlib.sha256(np.ascontiguousarray(weights, "<f4").tobytes()).hexdigest()
 
 
 def _imatrix_bytes(imatrix: Imatrix) -> bytes:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 N_RESAMPLES = 2000
 SEED = 20240501
+_Z95 = 1.959964
 
 F64Vector = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "tie"]
@@ -78,6 +79,18 @@ def mean_estimate(values: npt.NDArray[np.float64], resamples: Resamples) -> Esti
     """The mean of values of shape (n_chunks, n_tokens), with its interval."""
     chunk_means = values.mean(axis=1)
     return estimate(float(chunk_means.mean()), resamples.means(chunk_means))
+
+
+def student_t95(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t.
+
+    Accuracy: 1e-3 from 8 degrees on. Source: Abramowitz and Stegun 26.7.5.
+    """
+    z, n = _Z95, degrees
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + g1 / n + g2 / n**2 + g3 / n**3
 
 
 def verdict(difference: Estimate) -> Verdict:
