@@ -37,8 +37,21 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.IntRange(min=2),
         help="Held-out chunks; default: until +-3 %, at least 20.",
     )
-    probes = click.option("--probe-chunks", type=click.IntRange(min=2), default=16, show_default=True)
-    return verify(probes(command))
+    probes = click.option(
+        "--probe-chunks",
+        type=click.IntRange(min=2),
+        default=16,
+        show_default=True,
+        help="At most, for each.",
+    )
+    precision = click.option(
+        "--precision",
+        type=click.FloatRange(0, 1),
+        default=0.1,
+        show_default=True,
+        help="Probe with fewer chunks where the 95 % interval is this narrow already, as a share; 0: all.",
+    )
+    return verify(probes(precision(command)))
 
 
 @click.command(
@@ -69,6 +82,7 @@ def auto(
     types: tuple[str, ...],
     n_ctx: int,
     probe_chunks: int,
+    precision: float,
     verify_chunks: int | None,
     compute: Compute,
     force: bool,
@@ -89,13 +103,14 @@ def auto(
         n_ctx,
         types,
         probe_chunks=probe_chunks,
+        precision=precision,
         verify_chunks=verify_chunks,
         compute=compute,
     )
     budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
     allowed = f" --types {','.join(types)}" if types else ""
-    effort = f"--ctx {n_ctx} --probe-chunks {probe_chunks}{allowed}"
+    effort = f"--ctx {n_ctx} --probe-chunks {probe_chunks} --precision {precision:g}{allowed}"
     command = f"mqnative auto {model.name} {budget} {texts} {effort} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 

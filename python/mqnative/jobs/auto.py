@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from mqnative.build.plan import ModelTensor, model_tensors, upstream_header_bytes
+from mqnative.build.plan import upstream_header_bytes
 from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.formats.imatrix import Imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe, write_recipe
-from mqnative.jobs.candidates import Importances, candidate_types, default_targets, importances_of
+from mqnative.jobs.candidates import default_targets
+from mqnative.jobs.damages import Measured, anchor_for, measured_of, plan_measures
 from mqnative.jobs.fit import Fit, budget_of_bpw, fit
 from mqnative.jobs.presets import STANDARD, Rival, near_rivals, rivals
 from mqnative.jobs.request import OutputFolder, Request, text_hash
@@ -27,15 +26,15 @@ from mqnative.jobs.verify import Judged, held_out_scores, judge
 from mqnative.measure.corpus import read_corpus, read_text
 from mqnative.measure.evaluate import summarize
 from mqnative.measure.parts import Parts, deal_parts
-from mqnative.measure.stored_scores import probe, score
+from mqnative.measure.probes import probe_until
+from mqnative.measure.stored_scores import score
 from mqnative.measure.stored_sweep import sweep
 from mqnative.measure.study import Compute, Study
-from mqnative.measure.sweep import TensorSweep
-from mqnative.predict.damage import Anchor, Damage, TensorCurve, damage_table, predict_mix
+from mqnative.predict.damage import Damage, predict_mix
 from mqnative.store import Store
 
-ANCHOR = "Q3_K"
 PROBE_CHUNKS = 16
+PRECISION = 0.1
 SELECT_CHUNKS = 8
 # Presets that could be the best of their size are measured on the select text; so many of the largest.
 _RIVALS_MEASURED = 4
@@ -47,6 +46,8 @@ class Options:
     """What a user may choose; see `Request` for the meanings.
 
     Attributes:
+        probe_chunks: at most so many for each tensor.
+        precision: of a probe; see `mqnative.measure.probes.probe_until`.
         rivals: presets to verify besides the standard ones and the best of at most equal size.
     """
 
@@ -55,6 +56,7 @@ class Options:
     n_ctx: int = 512
     targets: tuple[str, ...] = ()
     probe_chunks: int = PROBE_CHUNKS
+    precision: float = PRECISION
     select_chunks: int = SELECT_CHUNKS
     verify_chunks: int | None = None
     rivals: tuple[str, ...] = ()
@@ -68,28 +70,6 @@ class Timed:
     name: str
     elapsed_s: float
     detail: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is known about the model's tensors.
-
-    Attributes:
-        tensors: of the source.
-        imatrix, importances: how each is encoded.
-        sweeps: weight errors at every candidate type.
-        probes: tensor -> mean KLD of each probe chunk at its anchor type.
-        anchors: tensor -> anchor type.
-        table: predicted damage, tensor -> type.
-    """
-
-    tensors: dict[str, ModelTensor]
-    imatrix: Imatrix
-    importances: Importances
-    sweeps: dict[str, TensorSweep]
-    probes: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
-    anchors: dict[str, str]
-    table: dict[str, dict[str, Damage]]
 
 
 @dataclass(frozen=True)
@@ -136,39 +116,23 @@ class Run:
 
     def measure(self, parts: Parts, imatrix: Imatrix | None = None) -> Measured:
         """imatrix, sweep, probes, damage table."""
-        study = self.study
-        tensors = model_tensors(study.file)
+        study, options = self.study, self.options
         if imatrix is None:
             with self.step("imatrix", f"{parts.imatrix.n_chunks} chunks"):
                 imatrix = study.imatrix(parts.imatrix)
-        importances = importances_of(tensors, imatrix)
-        targets = self.options.targets or default_targets()
-        candidates = candidate_types(tensors, importances, targets)
-        anchors = {
-            name: next(iter(candidate_types({name: tensors[name]}, importances, [ANCHOR]).values()))[0]
-            for name in candidates
-        }
-        wanted = {name: tuple(dict.fromkeys((*types, anchors[name]))) for name, types in candidates.items()}
-        n_types = sum(len(types) for types in wanted.values())
-        with self.step("weight errors", f"{n_types} tensor x type pairs"):
-            sweeps = sweep(study, wanted, importances)
-        text = parts.probe.head(self.options.probe_chunks)
-        with self.step("probes", f"{len(anchors)} tensors x {text.n_chunks} chunks"):
-            probes = probe(study, text, anchors, importances)
-        curves = [
-            TensorCurve(
-                name,
-                {t: e.weighted * sweeps[name].energy for t, e in sweeps[name].errors.items()},
-                (_anchor(anchors[name], probes[name]),),
-                tensors[name].info.n_weights,
+        plan = plan_measures(study, imatrix, options.targets, anchor_for(self.bpw()))
+        with self.step("weight errors", f"{plan.n_pairs} tensor x type pairs"):
+            sweeps = sweep(study, plan.wanted, plan.importances)
+        text = parts.probe.head(options.probe_chunks)
+        with self.step("probes", f"{len(plan.anchors)} tensors, up to {text.n_chunks} chunks"):
+            probes = probe_until(
+                study, text, list(plan.anchors.items()), plan.importances, precision=options.precision
             )
-            for name in candidates
-        ]
-        table = damage_table(curves)
-        kept = {
-            name: {t: table[name][t] for t in types if t in table[name]} for name, types in candidates.items()
-        }
-        return Measured(tensors, imatrix, importances, sweeps, probes, anchors, kept)
+        return measured_of(plan, sweeps, {name: means.kld for (name, _), means in probes.items()})
+
+    def bpw(self) -> float:
+        """The budget in bits per weight, about."""
+        return 8.0 * self.budget() / self.study.file.n_weights
 
     def budget(self) -> int:
         """The whole-file budget in bytes."""
@@ -225,12 +189,6 @@ class Run:
         return judged, judged[RESULT].figures.ppl_ref or 0.0
 
 
-def _anchor(qtype: str, klds: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Anchor:
-    n = len(klds)
-    variance = float(klds.var(ddof=1)) / n if n > 1 else 0.0
-    return Anchor(qtype, float(klds.mean()), variance)
-
-
 def request_of(study: Study, calib: Path, evaluation: Path | None, options: Options) -> Request:
     """The request that these inputs are."""
     return Request(
@@ -242,6 +200,7 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         targets=options.targets or default_targets(),
         n_ctx=options.n_ctx,
         probe_chunks=options.probe_chunks,
+        precision=options.precision,
         select_chunks=options.select_chunks,
         verify_chunks=options.verify_chunks,
         rivals=options.rivals,

@@ -14,7 +14,8 @@ from mqnative.build.plan import PlannedTensor
 from mqnative.core.native import core
 from mqnative.formats.atomic import write_text_atomic
 from mqnative.formats.qtypes import qtype
-from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Measured, Outcome, Timed
+from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
+from mqnative.jobs.damages import Measured
 from mqnative.jobs.presets import STANDARD
 from mqnative.jobs.request import OutputFolder
 from mqnative.jobs.verify import Judged

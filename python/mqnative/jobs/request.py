@@ -27,6 +27,7 @@ class Request:
         targets: types allowed.
         n_ctx: tokens per chunk.
         probe_chunks, select_chunks, verify_chunks: how much text each step uses; None: as much as it takes.
+        precision: of a probe.
         rivals: presets to verify besides the standard ones.
         build: upstream commit, ISA and device.
     """
@@ -39,6 +40,7 @@ class Request:
     targets: tuple[str, ...]
     n_ctx: int
     probe_chunks: int
+    precision: float
     select_chunks: int
     verify_chunks: int | None
     rivals: tuple[str, ...]
