@@ -11,15 +11,16 @@ import click
 from mqnative.app.options import (
     PATH,
     chunks_option,
-    compute_options,
     ctx_option,
     force_option,
     json_option,
-    text_option,
+    study_options,
+    texts_option,
 )
 
 if TYPE_CHECKING:
     from mqnative.jobs.verify import Judged
+    from mqnative.measure.study import Compute
     from mqnative.report.summary import Report
 
 
@@ -29,67 +30,73 @@ if TYPE_CHECKING:
 )
 @click.argument("reference", type=PATH)
 @click.argument("candidates", type=PATH, nargs=-1, required=True)
-@text_option
+@texts_option
 @click.option("-o", "--output", type=PATH, help="Folder for report.html, report.md and report.json.")
 @ctx_option
 @chunks_option
-@compute_options
+@study_options
 @force_option
 @json_option
 def compare(
     reference: Path,
     candidates: tuple[Path, ...],
-    text: Path,
+    texts: tuple[Path, ...],
     output: Path | None,
     n_ctx: int,
     chunks: int | None,
-    n_threads: int | None,
-    device: str,
-    n_gpu_layers: int | None,
+    compute: Compute,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Measure CANDIDATES against REFERENCE on a text; differences from the first candidate are paired.
+    """Measure CANDIDATES against REFERENCE on texts; differences from the first candidate are paired.
 
-    All files are scored on the same tokens, in the same order.
+    All files are scored on the same tokens, in one pass. Every token's scores are kept, so that a file that
+    was measured before is compared with a new one at no cost.
     """
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.core.model import Model
     from mqnative.formats.atomic import check_output
     from mqnative.formats.gguf import GGUFFile
     from mqnative.jobs.verify import judge
-    from mqnative.measure.corpus import read_corpus, read_text
-    from mqnative.measure.evaluate import evaluate
+    from mqnative.measure.corpus import read_text, require_same_tokens
+    from mqnative.measure.domains import by_text, read_texts
+    from mqnative.measure.stored_files import score_files
+    from mqnative.measure.study import Study
     from mqnative.report.jsonform import to_json
     from mqnative.report.text import print_text
+    from mqnative.store import Store
 
     if output is not None and not output.is_dir():
         check_output(output, force=force)
-    read_text(text)
+    for text in texts:
+        read_text(text)
     for path in candidates:
         GGUFFile.open(path).close()
-    scores = {}
-    with ProgressMonitor() as monitor:
+    with (
+        ProgressMonitor() as monitor,
+        Store.open() as store,
+        Study(reference, store, compute=compute, monitor=monitor) as study,
+    ):
+        read = read_texts(study.model, texts, n_ctx=n_ctx, chunks=chunks)
 
-        def load(path: Path) -> Model:
-            return Model(path, device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads, monitor=monitor)
+        def check(model: Model) -> None:
+            require_same_tokens(read.corpus, read_texts(model, texts, n_ctx=n_ctx, chunks=chunks).corpus)
 
-        with load(reference) as ref:
-            corpus = read_corpus(ref, text, n_ctx=n_ctx)
-            corpus = corpus if chunks is None else corpus.head(chunks)
-            for path in candidates:
-                with load(path) as candidate:
-                    _, scores[str(path)] = evaluate(candidate, corpus, ref, monitor=monitor)
-    report = _report(reference, candidates, judge(scores, str(candidates[0]), n_ctx), text)
+        files = {str(path): path for path in candidates}
+        scores = score_files(study, "evaluate", read.corpus, files, check)
+    report = _report(reference, candidates, judge(scores, str(candidates[0]), n_ctx), read.names)
     if output is not None:
         _write(output, report, force=force)
     if as_json:
-        print_json(to_json(report))
+        domains = {name: by_text(s, read) for name, s in scores.items()} if len(texts) > 1 else {}
+        print_json(to_json(report) | ({"by_text": domains} if domains else {}))
     else:
         print_text(report, console())
 
 
-def _report(reference: Path, candidates: tuple[Path, ...], judged: dict[str, Judged], text: Path) -> Report:
+def _report(
+    reference: Path, candidates: tuple[Path, ...], judged: dict[str, Judged], texts: tuple[str, ...]
+) -> Report:
     from mqnative.formats.gguf import GGUFFile
     from mqnative.report.summary import Figures, MixRow, Report
 
@@ -116,7 +123,7 @@ def _report(reference: Path, candidates: tuple[Path, ...], judged: dict[str, Jud
         target="comparison",
         ppl_ref=judged[str(candidates[0])].figures.ppl_ref or 0.0,
         mixes=tuple(rows),
-        provenance={"text": text.name},
+        provenance={"text": ", ".join(texts)},
     )
 
 

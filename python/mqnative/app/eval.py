@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from mqnative.app.options import (
     ctx_option,
     json_option,
     model_argument,
-    text_option,
+    texts_option,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     epilog="Example: mqnative eval model-q4.gguf --reference model-bf16.gguf -f held-out.txt",
 )
 @model_argument
-@text_option
+@texts_option
 @click.option("--reference", type=click.Path(path_type=Path), help="The unquantized model, for the KLD.")
 @ctx_option
 @chunks_option
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @json_option
 def evaluate_command(
     model: Path,
-    text: Path,
+    texts: tuple[Path, ...],
     reference: Path | None,
     n_ctx: int,
     chunks: int | None,
@@ -50,19 +50,17 @@ def evaluate_command(
     """Measure MODEL on a text: perplexity, and with --reference the KL divergence from it.
 
     Intervals are 95 % and come from a block bootstrap over chunks; with --compat they are llama-perplexity's.
+    Several texts are measured as one, with figures for each besides.
     """
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.core.model import Model
     from mqnative.formats.gguf import GGUFFile
-    from mqnative.measure.corpus import (
-        read_corpus,
-        read_text,
-        require_same_tokens,
-        require_same_vocabulary,
-    )
+    from mqnative.measure.corpus import read_text, require_same_tokens, require_same_vocabulary
+    from mqnative.measure.domains import by_text, read_texts
     from mqnative.measure.evaluate import evaluate
 
-    read_text(text)
+    for text in texts:
+        read_text(text)
     with ExitStack() as stack:
         monitor = stack.enter_context(ProgressMonitor())
 
@@ -73,21 +71,46 @@ def evaluate_command(
             return stack.enter_context(loaded)
 
         candidate = load(model)
-        corpus = read_corpus(candidate, text, n_ctx=n_ctx)
-        corpus = corpus if chunks is None else corpus.head(chunks)
+        read = read_texts(candidate, texts, n_ctx=n_ctx, chunks=chunks)
+        corpus = read.corpus
         other = None if reference is None else load(reference)
         if other is not None:
             require_same_vocabulary(candidate, other)
-            whole = read_corpus(other, text, n_ctx=n_ctx)
-            require_same_tokens(corpus, whole if chunks is None else whole.head(chunks))
-        result, _ = evaluate(candidate, corpus, other, mode="compat" if compat else "exact", monitor=monitor)
+            require_same_tokens(corpus, read_texts(other, texts, n_ctx=n_ctx, chunks=chunks).corpus)
+        result, scores = evaluate(
+            candidate, corpus, other, mode="compat" if compat else "exact", monitor=monitor
+        )
     if as_json:
         with GGUFFile.open(model) as file:
             size = file.file_bytes
         paths = {"model_path": str(model), "reference_path": None if reference is None else str(reference)}
-        print_json(paths | {"size_bytes": size, "text_sha256": corpus.content_hash()} | result.to_dict())
+        facts = paths | {"size_bytes": size, "text_sha256": corpus.content_hash()} | result.to_dict()
+        print_json(facts | by_text(scores, read))
         return
     _print(model, result)
+    _print_texts(by_text(scores, read))
+
+
+def _print_texts(found: dict[str, Any]) -> None:
+    if not found:
+        return
+    from rich.table import Table
+
+    from mqnative.app.output import console
+
+    table = Table("text", box=None, title="text by text", title_justify="left")
+    for name in ("chunks", "PPL", "KLD", "same top token"):
+        table.add_column(name, justify="right")
+    for row in (*found["texts"], {"text": "mean of the texts", **found["macro"]}):
+        kld, same = row.get("kld_mean"), row.get("top1_agreement")
+        table.add_row(
+            row["text"],
+            str(row.get("n_chunks", "")),
+            f"{row['ppl']:.4f}",
+            "-" if kld is None else f"{kld:.6f}",
+            "-" if same is None else f"{100 * same:.2f} %",
+        )
+    console().print(table)
 
 
 def _print(model: Path, e: Evaluation) -> None:

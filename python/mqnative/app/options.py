@@ -37,6 +37,9 @@ model_argument = click.argument("model", type=PATH)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 force_option = click.option("--force", is_flag=True, help="Replace an output that exists.")
 text_option = click.option("-f", "--file", "text", type=PATH, required=True, help="The text.")
+texts_option = click.option(
+    "-f", "--file", "texts", type=PATH, required=True, multiple=True, help="A text; repeatable."
+)
 ctx_option = click.option(
     "--ctx", "n_ctx", type=click.IntRange(min=4), default=512, show_default=True, help="Tokens per chunk."
 )

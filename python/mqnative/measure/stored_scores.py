@@ -7,20 +7,17 @@ compared with each other every token's scores.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mqnative.measure.corpus import Corpus
-from mqnative.measure.mixes import VariantPool, score_mixes
-from mqnative.measure.packed_scores import pack_scores, unpack_scores
-from mqnative.measure.parts import chunk_hashes
-from mqnative.measure.scores import TokenScores, joined
+from mqnative.measure.mixes import ChunkResult, VariantPool, score_mixes
+from mqnative.measure.score_rows import ScoreRow, ScoreRows, token_scores
+from mqnative.measure.scores import TokenScores
 from mqnative.measure.study import Study, weights_hash
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
@@ -28,11 +25,6 @@ Mix = Mapping[str, str]
 
 # A tensor and the type it is swapped to.
 Pair = tuple[str, str]
-
-# Bumped when the arithmetic of token scores changes; older rows are then not used any more.
-SCORE_VERSION = 2
-# Rows are committed at least this often.
-_COMMIT_INTERVAL_S = 1.0
 
 
 def probe(
@@ -71,7 +63,7 @@ def probe_pairs(
         as `score_mixes`.
     """
     mixes = {_pair_name(pair): {pair[0]: pair[1]} for pair in pairs}
-    rows = _Run(study, "probe", corpus, mixes, importances).results("probe")
+    rows = _results(study, "probe", "probe", corpus, mixes, importances)
     return {pair: _chunk_means([rows[_pair_name(pair), c] for c in range(corpus.n_chunks)]) for pair in pairs}
 
 
@@ -80,7 +72,7 @@ def unmeasured(
 ) -> dict[Pair, int]:
     """How many chunks of each pair the store lacks."""
     mixes = {_pair_name(pair): {pair[0]: pair[1]} for pair in pairs}
-    missing = Counter(name for name, _ in _Run(study, "probe", corpus, mixes, importances).missing())
+    missing = Counter(name for name, _ in _rows(study, "probe", corpus, mixes, importances).missing())
     return {pair: missing[_pair_name(pair)] for pair in pairs}
 
 
@@ -88,7 +80,7 @@ def _pair_name(pair: Pair) -> str:
     return f"{pair[0]}={pair[1]}"
 
 
-def _chunk_means(rows: Sequence[_Row]) -> ChunkMeans:
+def _chunk_means(rows: Sequence[ScoreRow]) -> ChunkMeans:
     figures = ("kld_mean", "nll_mean", "nll_ref_mean")
     return ChunkMeans(*(np.array([row.value[f] for row in rows], np.float64) for f in figures))
 
@@ -108,11 +100,8 @@ def score(
     Raises:
         as `score_mixes`.
     """
-    rows = _Run(study, "evaluation", corpus, mixes, importances).results(step)
-    return {
-        name: joined([unpack_scores(rows[name, c].data or b"") for c in range(corpus.n_chunks)])
-        for name in mixes
-    }
+    rows = _results(study, "evaluation", step, corpus, mixes, importances)
+    return token_scores(rows, list(mixes), corpus)
 
 
 class ChunkMeans(NamedTuple):
@@ -128,114 +117,37 @@ class ChunkMeans(NamedTuple):
     nll_ref: npt.NDArray[np.float64]
 
 
-class _Row(NamedTuple):
-    """What the store keeps of one mix on one chunk."""
-
-    value: Mapping[str, Any]
-    data: bytes | None
-
-
-@dataclass
-class _Run:
-    """Mixes times chunks: which of them the store has, and the measuring of the rest."""
-
-    study: Study
-    kind: str
-    corpus: Corpus
-    mixes: Mapping[str, Mix]
-    importances: Importances
-
-    def __post_init__(self) -> None:
-        hashes = chunk_hashes(self.corpus)
-        weights = {name: weights_hash(w) for name, w in self.importances.items()}
-        mixes = {name: self._mix_hash(mix, weights) for name, mix in self.mixes.items()}
-        self.keys = {
-            (name, chunk): {
-                "model": self.study.identity.model,
-                "mix": mixes[name],
-                "chunk": hashes[chunk],
-                "n_ctx": self.corpus.n_ctx,
-                "metric_version": SCORE_VERSION,
-                "build": self.study.build,
-            }
-            for name in self.mixes
-            for chunk in range(self.corpus.n_chunks)
-        }
-
-    def results(self, step: str) -> dict[tuple[str, int], _Row]:
-        """Every row, from the store or measured now; another process on this model is waited for first."""
-        found = self._stored()
-        if len(found) < len(self.keys):
-            with self.study.lock(self.kind):
-                found = self._stored()
-                found.update(self._measure(step, [key for key in self.keys if key not in found]))
-        return found
-
-    def missing(self) -> list[tuple[str, int]]:
-        """The rows that the store lacks."""
-        found = self._stored()
-        return [key for key in self.keys if key not in found]
-
-    def _stored(self) -> dict[tuple[str, int], _Row]:
-        rows = self.study.store.get_many(self.kind, list(self.keys.values()))
-        return {
-            key: _Row(row.value, row.data)
-            for key, row in zip(self.keys, rows, strict=True)
-            if row is not None
-        }
-
-    def _measure(self, step: str, missing: list[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], _Row]]:
-        if not missing:
-            return
-        study = self.study
-        wanted: dict[int, list[str]] = {}
-        for name, chunk in missing:
-            wanted.setdefault(chunk, []).append(name)
-        pool = VariantPool(study.model, self.importances, study.cache)
-        batch: list[tuple[dict[str, Any], Mapping[str, Any], bytes | None]] = []
-        committed = time.monotonic()
-        study.monitor.start(step, len(missing), "passes")
-        try:
-            results = score_mixes(
-                study.model, pool, self.corpus, wanted, self.mixes, memory_bytes=study.memory_bytes
-            )
-            for done, result in enumerate(results, 1):
-                key = (result.mix, result.chunk)
-                row = _Row(_summary(result.scores, self.mixes[result.mix]), self._data(result.scores))
-                batch.append((self.keys[key], row.value, row.data))
-                if time.monotonic() - committed > _COMMIT_INTERVAL_S:
-                    study.store.put_many(self.kind, batch)
-                    batch, committed = [], time.monotonic()
-                study.monitor.update(done)
-                yield key, row
-        finally:
-            # Also when the user stops it: what is measured is kept.
-            study.store.put_many(self.kind, batch)
-        study.monitor.finish()
-
-    def _data(self, scores: TokenScores) -> bytes | None:
-        return pack_scores(scores) if self.kind == "evaluation" else None
-
-    def _mix_hash(self, mix: Mix, weights: Mapping[str, str]) -> str:
-        """SHA-256 over the tensors that change, their types and the importances they are encoded with."""
-        tensors = self.study.file.tensors
-        lines = [
-            f"{name}={mix[name]} {weights.get(name, 'none')}"
-            for name in sorted(mix)
-            if mix[name] != tensors[name].qtype.name
-        ]
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+def _rows(
+    study: Study, kind: str, corpus: Corpus, mixes: Mapping[str, Mix], importances: Importances
+) -> ScoreRows:
+    weights = {name: weights_hash(w) for name, w in importances.items()}
+    return ScoreRows(
+        study, kind, corpus, {name: _mix_hash(study, mix, weights) for name, mix in mixes.items()}
+    )
 
 
-def _summary(s: TokenScores, mix: Mix) -> dict[str, Any]:
-    assert s.kld is not None
-    assert s.nll_ref is not None
-    value: dict[str, Any] = {
-        "n_tokens": s.n_tokens,
-        "nll_mean": float(s.nll.mean()),
-        "nll_ref_mean": float(s.nll_ref.mean()),
-        "kld_mean": float(s.kld.mean()),
-    }
-    if len(mix) == 1:
-        value["tensor"], value["qtype"] = next(iter(mix.items()))
-    return value
+def _results(
+    study: Study, kind: str, step: str, corpus: Corpus, mixes: Mapping[str, Mix], importances: Importances
+) -> dict[tuple[str, int], ScoreRow]:
+    def measure(wanted: Mapping[int, Sequence[str]]) -> Iterator[ChunkResult]:
+        pool = VariantPool(study.model, importances, study.cache)
+        return score_mixes(study.model, pool, corpus, wanted, mixes, memory_bytes=study.memory_bytes)
+
+    def describe(name: str) -> dict[str, Any]:
+        if len(mixes[name]) != 1:
+            return {}
+        ((tensor, target),) = mixes[name].items()
+        return {"tensor": tensor, "qtype": target}
+
+    return _rows(study, kind, corpus, mixes, importances).results(step, measure, describe)
+
+
+def _mix_hash(study: Study, mix: Mix, weights: Mapping[str, str]) -> str:
+    """SHA-256 over the tensors that change, their types and the importances they are encoded with."""
+    tensors = study.file.tensors
+    lines = [
+        f"{name}={mix[name]} {weights.get(name, 'none')}"
+        for name in sorted(mix)
+        if mix[name] != tensors[name].qtype.name
+    ]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

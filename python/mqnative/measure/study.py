@@ -32,7 +32,7 @@ from mqnative.store.encode_cache import EncodeCache
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Compute", "Study", "weights_hash"]
+__all__ = ["Compute", "Study", "identity_of", "weights_hash"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Study:
         cache = EncodeCache.open(store.folder)
         self.file = GGUFFile.open(path)
         self._model: Model | None = None
-        self.identity = self._identify()
+        self.identity = identity_of(store, self.file, self.n_threads)
         self.cache = EncodedTensors.of(self.file, self.identity.tensors, cache)
         # What else decides a measured number: the code that computed it.
         info = core().build_info()
@@ -127,20 +127,22 @@ class Study:
                 data = row.data
         return _imatrix_from(data)
 
-    def _identify(self) -> Identity:
-        remembered = self.store.remembered_identity(self.file.path)
-        if remembered is not None:
-            with suppress(ValueError, TypeError):
-                return Identity(**json.loads(remembered))
-        # Taken before hashing: a file that changes meanwhile is then not remembered.
-        stamp = file_stamp(self.file.paths)
-        found = identify(self.file, n_threads=self.n_threads)
-        self.store.remember_identity(self.file.paths, json.dumps(asdict(found)), stamp=stamp)
-        return found
-
     def lock(self, kind: str) -> AbstractContextManager[None]:
         """Hold one kind of measurement of this model; a second process waits and finds them in the store."""
         return self.store.lock(f"{kind} {self.identity.model}")
+
+
+def identity_of(store: Store, file: GGUFFile, n_threads: int) -> Identity:
+    """The identity of an open file, remembered by the store until the file changes."""
+    remembered = store.remembered_identity(file.path)
+    if remembered is not None:
+        with suppress(ValueError, TypeError):
+            return Identity(**json.loads(remembered))
+    # Taken before hashing: a file that changes meanwhile is then not remembered.
+    stamp = file_stamp(file.paths)
+    found = identify(file, n_threads=n_threads)
+    store.remember_identity(file.paths, json.dumps(asdict(found)), stamp=stamp)
+    return found
 
 
 def _imatrix_bytes(imatrix: Imatrix) -> bytes:
