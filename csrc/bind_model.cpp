@@ -160,6 +160,16 @@ void bind_model(py::module_& m) {
       .def_property_readonly("type", [](const Variant& v) { return static_cast<int>(v.type()); })
       .def_property_readonly("size_bytes", &Variant::size_bytes);
 
+  m.def(
+      "restart_layers",
+      [](const std::vector<std::string>& paths) {
+        std::set<int> layers;
+        Monitor monitor;
+        run_monitored(monitor, py::none(), [&] { layers = restart_layers(paths); });
+        return std::vector<int>(layers.begin(), layers.end());
+      },
+      py::arg("paths"));
+
   py::class_<Trace, std::shared_ptr<Trace>>(m, "Trace", py::is_final())
       .def_property_readonly("size_bytes", &Trace::size_bytes)
       .def_property_readonly("layers", [](const Trace& trace) {

@@ -4,7 +4,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "backend.hpp"
+#include "error.hpp"
 #include "ggml-impl.h"
+#include "llama-cpp.h"
+#include "llama.h"
 
 namespace mqn {
 namespace {
@@ -80,6 +84,8 @@ GraphTap::GraphTap(const Trace& trace, int layer, std::unordered_set<const ggml_
   active_tap = this;
 }
 
+GraphTap::GraphTap(std::set<int>& named) : named_(&named) { active_tap = this; }
+
 GraphTap::~GraphTap() { active_tap = nullptr; }
 
 bool GraphTap::on_node(ggml_tensor* node, bool ask, void* /*user_data*/) {
@@ -102,7 +108,17 @@ bool GraphTap::on_node(ggml_tensor* node, bool ask, void* /*user_data*/) {
 
 void GraphTap::on_graph(ggml_cgraph* graph) {
   GraphTap* tap = active_tap;
-  if (tap != nullptr && tap->from_ != nullptr && graph != nullptr) {
+  if (tap == nullptr || graph == nullptr) {
+    return;
+  }
+  if (tap->named_ != nullptr) {
+    for (int i = 0; i < graph->n_nodes; ++i) {
+      if (const int layer = layer_after(graph->nodes[i]); layer > 0) {
+        tap->named_->insert(layer);
+      }
+    }
+  }
+  if (tap->from_ != nullptr) {
     tap->entry_ = nullptr;
     tap->cut(graph);
   }
@@ -159,6 +175,43 @@ bool GraphTap::cut(ggml_cgraph* graph) {
   graph->leafs[graph->n_leafs++] = entry;
   entry_ = entry;
   return true;
+}
+
+std::set<int> restart_layers(const std::vector<std::string>& paths) {
+  ensure_backend();
+  const AbortGuard guard;
+  clear_recent_errors();
+  llama_model_params params = llama_model_default_params();
+  ggml_backend_dev_t no_gpu[] = {nullptr};
+  params.devices = no_gpu;
+  params.n_gpu_layers = 0;
+  params.use_extra_bufts = false;
+  params.no_alloc = true;
+  params.load_mode = LLAMA_LOAD_MODE_NONE;
+  std::vector<const char*> files;
+  for (const std::string& path : paths) {
+    files.push_back(path.c_str());
+  }
+  const llama_model_ptr model(files.size() == 1
+                                  ? llama_model_load_from_file(files.front(), params)
+                                  : llama_model_load_from_splits(files.data(), files.size(), params));
+  if (!model) {
+    throw Error(ErrorKind::model_load, "llama.cpp could not read the model",
+                {{"path", paths.front()}, {"log", recent_errors()}});
+  }
+  std::set<int> named;
+  if (!llama_model_has_decoder(model.get()) || llama_model_has_encoder(model.get())) {
+    return named;
+  }
+  const GraphTap tap(named);
+  llama_context_params context = llama_context_default_params();
+  context.n_ctx = context.n_batch = context.n_ubatch = 64;
+  const llama_context_ptr made(llama_init_from_model(model.get(), context));
+  if (!made) {
+    throw Error(ErrorKind::backend, "llama.cpp could not plan an evaluation of the model",
+                {{"log", recent_errors()}});
+  }
+  return named;
 }
 
 }  // namespace mqn

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <set>
+#include <string>
 #include <unordered_set>
 #include <vector>
 
@@ -38,6 +40,8 @@ class GraphTap {
   // Starts at `layer`. A graph stays whole where the cut would leave out a node that reads one of `changed`,
   // where the trace has no such layer, or where the model's graph does not name its layers' outputs.
   GraphTap(const Trace& trace, int layer, std::unordered_set<const ggml_tensor*> changed);
+  // Notes which layers' inputs the graphs name.
+  explicit GraphTap(std::set<int>& named);
   ~GraphTap();
   GraphTap(const GraphTap&) = delete;
   GraphTap& operator=(const GraphTap&) = delete;
@@ -54,8 +58,9 @@ class GraphTap {
  private:
   bool cut(ggml_cgraph* graph);
 
-  Trace* kept_ = nullptr;        // states go there
-  const Trace* from_ = nullptr;  // states come from there
+  std::set<int>* named_ = nullptr;  // layers go there
+  Trace* kept_ = nullptr;           // states go there
+  const Trace* from_ = nullptr;     // states come from there
   std::unordered_set<int> wanted_;
   int layer_ = 0;
   std::unordered_set<const ggml_tensor*> changed_;
@@ -63,5 +68,9 @@ class GraphTap {
   size_t n_graphs_ = 0;           // micro-batches whose inputs are set
   size_t n_cut_ = 0;
 };
+
+// The layers that a pass over a model can start at, from its files' headers alone: the graph is built,
+// nothing is computed. Throws model_load, backend.
+std::set<int> restart_layers(const std::vector<std::string>& paths);
 
 }  // namespace mqn

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli_process import succeed
 from mqnative.build.plan import model_tensors
 from mqnative.builtin import EVAL_TEXT
-from mqnative.core.model import Model
-from mqnative.errors import ShapeError
-from mqnative.formats.gguf import GGUFFile
+from mqnative.core.model import Model, restart_layers
+from mqnative.errors import ModelLoadError, ShapeError
+from mqnative.formats.gguf import GGUFFile, MetaValue
 from mqnative.measure.corpus import Corpus, read_corpus
 from mqnative.measure.mixes import ChunkResult, VariantPool, score_mixes, tiles
 from mqnative.measure.restart import Restarts, first_layer, spread
-from tiny_models import TinyModels
+from tiny_models import TinyModels, write_model
 
 N_CTX = 64
 LABELS = ("builtin", "dense", "moe", "sliding", "recurrent")
@@ -129,6 +130,23 @@ def test_logits_of_another_shape_are_refused(builtin: Model) -> None:
     trace, _ = builtin.trace(tokens, [4], **positions(N_CTX))
     with pytest.raises(ShapeError, match="for the logits"):
         builtin.resume(trace, 4, out=np.empty((3, builtin.vocab.n_vocab), np.float32))
+
+
+def test_the_header_alone_tells_where_passes_can_start(model: Model) -> None:
+    assert restart_layers(model.path) == tuple(range(1, model.vocab.n_layer + 1))
+
+
+def test_of_a_split_model_the_first_file_tells(tiny_models: TinyModels) -> None:
+    assert restart_layers(tiny_models.split) == tuple(range(1, 9))
+
+
+def test_what_llama_cpp_does_not_know_cannot_be_started(tmp_path: Path) -> None:
+    tensors = {"token_embd.weight": (np.zeros((4, 32), np.float32), "F32")}
+    path = write_model(tmp_path / "m.gguf", {"general.architecture": MetaValue.string("nosuch")}, tensors)
+    with pytest.raises(ModelLoadError):
+        restart_layers(path)
+    done = succeed("inspect", path, "--json").json
+    assert done["restart_layers"] is None
 
 
 # ---- Where to start ---------------------------------------------------------------------------------

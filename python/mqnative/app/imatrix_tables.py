@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from mqnative.formats.imatrix import Imatrix
@@ -36,7 +37,7 @@ def imatrix_json(imatrix: Imatrix) -> dict[str, Any]:
     }
 
 
-def imatrix_tables(title: str, imatrix: Imatrix) -> list[Table]:
+def imatrix_tables(title: str, imatrix: Imatrix) -> list[RenderableType]:
     """`imatrix_json` as tables: facts, importances, and experts where they are counted apart."""
     from mqnative.app.output import facts_table
     from mqnative.measure.coverage import coverage
@@ -49,7 +50,7 @@ def imatrix_tables(title: str, imatrix: Imatrix) -> list[Table]:
         "tensors": len(imatrix.entries),
         **coverage_facts(covered),
     }
-    tables = [facts_table(title, facts), _importance_table(covered)]
+    tables: list[RenderableType] = [facts_table(title, facts), _importance_table(covered)]
     if any(tensor.experts for tensor in covered.tensors):
         tables.append(_expert_table(covered))
     return tables

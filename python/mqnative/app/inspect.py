@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def inspect(model: Path, list_tensors: bool, list_presets: bool, as_json: bool) 
                 "size": size,
                 "bpw": f"{file.bpw:.3f} ({file.bpw_file:.3f} counting the file)",
                 "types": "  ".join(f"{name}: {n}" for name, n in facts["types"].items()),
-            }
+            } | _probe_fact(facts["restart_layers"])
             out.print(facts_table(str(model), shown))
         else:
             out.print(*imatrix_tables(str(model), imatrix))
@@ -94,6 +95,24 @@ def _legacy_imatrix(path: Path) -> Imatrix | None:
         return None
 
 
+def _probe_fact(layers: list[int] | None) -> dict[str, str]:
+    if layers is None:
+        return {}
+    how = f"start at the tensor's layer ({len(layers)} places)" if layers else "are whole passes"
+    return {"probes": f"{how}, checked on the first chunk" if layers else how}
+
+
+def _restart_layers(file: GGUFFile) -> list[int] | None:
+    """Where probes of the model can start; None if llama.cpp cannot evaluate it."""
+    from mqnative.core.model import restart_layers
+    from mqnative.errors import MQNativeError
+
+    try:
+        return list(restart_layers(file.path)) if file.architecture else None
+    except MQNativeError:
+        return None
+
+
 def _facts(file: GGUFFile) -> dict[str, Any]:
     counts = Counter(t.qtype.name for t in file.tensors.values())
     return {
@@ -107,14 +126,19 @@ def _facts(file: GGUFFile) -> dict[str, Any]:
         "bpw_file": file.bpw_file,
         "files": [str(p) for p in file.paths],
         "types": dict(counts.most_common()),
+        "restart_layers": _restart_layers(file),
         "metadata": {k: v.plain for k, v in file.metadata.items() if v.element_type is None},
     }
 
 
 def _tensors(file: GGUFFile) -> list[dict[str, Any]]:
     from mqnative.build.plan import model_tensors
+    from mqnative.errors import ModelLoadError
 
-    known = model_tensors(file) if file.architecture else {}
+    known = {}
+    if file.architecture:
+        with suppress(ModelLoadError):  # an architecture that llama.cpp does not know
+            known = model_tensors(file)
     return [
         {
             "name": t.name,

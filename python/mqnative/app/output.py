@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PLAIN_INTERVAL_S = 5.0
+# Of what is no terminal: wide enough for any path; tables are no wider than they need.
+_PIPE_WIDTH = 500
 _TRAILING_BLANKS = re.compile(r" +(?=\n|$)")
 
 
@@ -47,7 +49,12 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False, markup=False, emoji=False)
     return Console(
-        file=cast(IO[str], _Trimmed()), width=140, highlight=False, markup=False, emoji=False, no_color=True
+        file=cast(IO[str], _Trimmed()),
+        width=_PIPE_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        no_color=True,
     )
 
 
@@ -75,14 +82,14 @@ def size_text(n_bytes: float) -> str:
     return f"{n_bytes:.2f} TB"
 
 
-def facts_table(title: str, facts: Mapping[str, object]) -> Table:
-    """Two columns: a name, what it is."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+def facts_table(title: str, facts: Mapping[str, object]) -> Group:
+    """A title, which may be longer than the table is wide, and two columns: a name, what it is."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, str(value))
-    return table
+    return Group(Text(title, style="italic"), table)
 
 
 def with_error(value: float, se: float, digits: int = 4) -> str:

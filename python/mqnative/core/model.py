@@ -390,6 +390,22 @@ class Model:
         self._handle.set_threads(self.n_threads)
 
 
+def restart_layers(path: str | Path) -> tuple[int, ...]:
+    """The layers that `Model.resume` can start at in this model, judging by its header alone.
+
+    Raises:
+        GGUFError, UnsupportedTypeError: the file is damaged, or nothing can compute with it.
+        ModelLoadError, BackendError: llama.cpp does not know the model.
+    """
+    with GGUFFile.open(path) as file:
+        check_loadable(file)
+        paths = [os.fsencode(p) for p in file.paths]
+    try:
+        return tuple(core().restart_layers(paths))
+    finally:
+        forward_log()
+
+
 def _reason(log: str | None) -> str:
     """What llama.cpp said went wrong; its last lines only repeat that something did."""
     lines = (log or "").splitlines()
