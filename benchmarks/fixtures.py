@@ -12,6 +12,8 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
+
 from mqnative.app.output import ProgressMonitor
 from mqnative.build.plan import model_tensors
 from mqnative.core.info import build_info
@@ -27,8 +29,9 @@ def preset_sizes(model: Path, names: list[str]) -> dict[str, int]:
     """The whole file that llama-quantize writes, without an imatrix' own few header bytes."""
     with GGUFFile.open(model) as file:
         importances = importances_of(model_tensors(file), None)
+        some = np.ones(1, np.float32)
         header = file.file_bytes - sum(-(-t.size_bytes // 32) * 32 for t in file.tensors.values())
-        found = rivals(file, dict.fromkeys(importances), header)
+        found = rivals(file, dict.fromkeys(importances, some), header)
     return {name: found[name].size_bytes for name in names}
 
 

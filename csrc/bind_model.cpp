@@ -58,12 +58,17 @@ void check_tokens(const TokenArray& tokens, const Model& model) {
   }
 }
 
-float* logit_rows(const Model& model, int64_t first, int64_t last, py::array& out) {
+// Where logits go: the array, or null for None, which leaves them where last_logits() finds them.
+float* logit_rows(const Model& model, int64_t first, int64_t last, const py::object& given) {
+  if (given.is_none()) {
+    return nullptr;
+  }
+  auto out = given.cast<py::array>();
   const size_t n_bytes = sizeof(float) * static_cast<size_t>((last - first) * model.n_vocab());
   return static_cast<float*>(output_bytes(out, n_bytes, "logits"));
 }
 
-void logits(Model& model, const TokenArray& tokens, int64_t first, int64_t last, py::array out,
+void logits(Model& model, const TokenArray& tokens, int64_t first, int64_t last, const py::object& out,
             const py::object& progress) {
   check_positions(tokens, first, last);
   check_tokens(tokens, model);
@@ -75,7 +80,8 @@ void logits(Model& model, const TokenArray& tokens, int64_t first, int64_t last,
 }
 
 std::shared_ptr<Trace> trace(Model& model, const TokenArray& tokens, int64_t first, int64_t last,
-                             const std::vector<int>& layers, py::array out, const py::object& progress) {
+                             const std::vector<int>& layers, const py::object& out,
+                             const py::object& progress) {
   check_positions(tokens, first, last);
   check_tokens(tokens, model);
   const int32_t* ids = tokens.data();
@@ -88,7 +94,7 @@ std::shared_ptr<Trace> trace(Model& model, const TokenArray& tokens, int64_t fir
   return kept;
 }
 
-bool resume(Model& model, const Trace& trace, int layer, py::array out, const py::object& progress) {
+bool resume(Model& model, const Trace& trace, int layer, const py::object& out, const py::object& progress) {
   float* rows = logit_rows(model, trace.first, trace.last, out);
   bool restarted = false;
   Monitor monitor;
@@ -217,6 +223,19 @@ void bind_model(py::module_& m) {
       .def("trace", &trace, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("layers"),
            py::arg("out"), py::arg("progress"))
       .def("resume", &resume, py::arg("trace"), py::arg("layer"), py::arg("out"), py::arg("progress"))
+      .def("last_logits",
+           [](const py::object& self) {
+             const auto& model = self.cast<const Model&>();
+             if (model.last_logits() == nullptr) {
+               throw Error(ErrorKind::backend, "nothing was evaluated yet");
+             }
+             // A view: the array keeps the model, and the next evaluation overwrites it.
+             const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(model.n_last_logits()),
+                                                  static_cast<py::ssize_t>(model.n_vocab())};
+             py::array_t<float> rows(shape, model.last_logits(), self);
+             py::detail::array_proxy(rows.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+             return rows;
+           })
       .def("activations", &activations, py::arg("chunks"), py::arg("process_output"), py::arg("progress"))
       .def("encode", &encode, py::arg("name"), py::arg("type"), py::arg("imatrix"), py::arg("progress"))
       .def("variant", &variant, py::arg("name"), py::arg("type"), py::arg("blocks"))

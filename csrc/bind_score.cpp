@@ -33,18 +33,19 @@ void bind_score(py::module_& m) {
         const float* ref = optional_floats(reference, rows.n_rows * rows.n_vocab, "reference logits");
 
         py::array_t<double> nll(rows.n_rows);
+        py::array_t<double> nll_ref(ref == nullptr ? 0 : rows.n_rows);
         py::array_t<double> kld(ref == nullptr ? 0 : rows.n_rows);
         py::array_t<double> p_diff(ref == nullptr ? 0 : rows.n_rows);
         py::array_t<uint8_t> same_top(ref == nullptr ? 0 : rows.n_rows);
-        const TokenScores out{nll.mutable_data(), kld.mutable_data(), p_diff.mutable_data(),
-                              same_top.mutable_data()};
+        const TokenScores out{nll.mutable_data(), nll_ref.mutable_data(), kld.mutable_data(),
+                              p_diff.mutable_data(), same_top.mutable_data()};
 
         Monitor monitor;
         {
           const py::gil_scoped_release no_gil;
           score_exact(rows, ref, out, n_threads, monitor);
         }
-        return py::make_tuple(nll, kld, p_diff, same_top);
+        return py::make_tuple(nll, nll_ref, kld, p_diff, same_top);
       },
       py::arg("logits"), py::arg("targets"), py::arg("reference"), py::arg("n_threads"));
 

@@ -104,7 +104,8 @@ void score_exact(const LogitRows& candidate, const float* reference, const Token
     const float* ref = reference + r * n;
     const Softmax b = softmax(ref, n);
     out.kld[r] = sum_kld(ref, b.norm, x, s.norm, n);
-    out.p_diff[r] = std::exp(-out.nll[r]) - std::exp(static_cast<double>(ref[target]) - b.norm);
+    out.nll_ref[r] = b.norm - static_cast<double>(ref[target]);
+    out.p_diff[r] = std::exp(-out.nll[r]) - std::exp(-out.nll_ref[r]);
     out.same_top[r] = s.top == b.top ? 1 : 0;
   });
 }

@@ -18,9 +18,10 @@ struct LogitRows {
 // Per-token results; each pointer holds n_rows values. A row with a NaN or +inf logit gives NaN throughout.
 struct TokenScores {
   double* nll;        // -ln p(target), nats
-  double* kld;        // D(reference || candidate), nats; null without a reference
-  double* p_diff;     // p(target) - p_reference(target); null without a reference
-  uint8_t* same_top;  // whether both put the same token first (ties: the lowest id); null without a reference
+  double* nll_ref;    // the reference's; null without one, as are the next three
+  double* kld;        // D(reference || candidate), nats
+  double* p_diff;     // p(target) - p_reference(target)
+  uint8_t* same_top;  // whether both put the same token first (ties: the lowest id)
 };
 
 // Exact mode: log-sum-exp, probabilities and sums in double; exp is good to 2 ulp.

@@ -149,9 +149,13 @@ Model::Decoder& Model::decoder(int64_t n_tokens) {
 void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out,
                    Monitor& monitor) {
   const AbortGuard guard;
+  last_logits_ = nullptr;
   Decoder& d = decoder(n);
-  const float* rows = d.run(tokens, 1, first, last, monitor);
-  std::memcpy(out, rows, static_cast<size_t>((last - first) * n_vocab()) * sizeof(float));
+  last_logits_ = d.run(tokens, 1, first, last, monitor);
+  n_last_logits_ = last - first;
+  if (out != nullptr) {
+    std::memcpy(out, last_logits_, static_cast<size_t>((last - first) * n_vocab()) * sizeof(float));
+  }
 }
 
 Trace Model::trace(const int32_t* tokens, int64_t n, int64_t first, int64_t last,
@@ -180,6 +184,7 @@ std::map<std::string, Activations> Model::activations(const int32_t* tokens, int
                                                       bool process_output, Monitor& monitor) {
   const AbortGuard guard;
   decoder_.reset();  // two contexts at once would double the memory
+  last_logits_ = nullptr;
   // As many chunks together as upstream's tool takes: its sums are float32, and their order decides the
   // digits.
   const int64_t n_seq = std::min(n_chunks, std::max<int64_t>(1, imatrix_batch / n_ctx));

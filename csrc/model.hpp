@@ -80,9 +80,12 @@ class Model {
   std::string piece(int32_t token) const;
 
   // Runs one sequence of n tokens from an empty cache and writes the logits of positions first..last-1
-  // (last - first rows of n_vocab floats) to out. n must not exceed n_ctx of the largest call so far or a new
-  // context is made. Throws backend, cancelled.
+  // (last - first rows of n_vocab floats) to out, unless that is null. n must not exceed n_ctx of the largest
+  // call so far or a new context is made. Throws backend, cancelled.
   void logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, Monitor& monitor);
+  // The rows of the last evaluation where llama.cpp keeps them, until the next one; null if there are none.
+  const float* last_logits() const { return last_logits_; }
+  int64_t n_last_logits() const { return n_last_logits_; }
 
   // The same, keeping the hidden states that enter these layers, so that resume() can start there.
   Trace trace(const int32_t* tokens, int64_t n, int64_t first, int64_t last, const std::vector<int>& layers,
@@ -135,6 +138,8 @@ class Model {
 
   llama_model_ptr model_;
   std::unique_ptr<Decoder> decoder_;
+  const float* last_logits_ = nullptr;  // of decoder_
+  int64_t n_last_logits_ = 0;
   std::multimap<std::string, ggml_tensor*> by_name_;
   std::map<ggml_tensor*, Storage> originals_;  // of the tensors swapped now
   std::map<std::string, std::shared_ptr<Variant>> active_;

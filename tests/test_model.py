@@ -574,6 +574,18 @@ def test_a_model_may_be_closed_with_tensors_swapped_in(builtin_model: Path) -> N
     assert variant.qtype == "Q4_K"
 
 
+def test_borrowed_logits_are_those_that_are_copied(builtin_model: Path, tokens: Tokens) -> None:
+    with Model(builtin_model, n_threads=1) as loaded:
+        with pytest.raises(BackendError, match="nothing was evaluated"):
+            loaded._handle.last_logits()
+        copied = loaded.logits(tokens, first=3, last=9)
+        borrowed = loaded.logits(tokens, first=3, last=9, borrow=True)
+        assert np.array_equal(borrowed, copied)
+        with pytest.raises(ValueError, match="read-only"):
+            borrowed[0, 0] = 0.0
+        assert loaded.logits(tokens, first=1, last=3, borrow=True).shape == (2, loaded.vocab.n_vocab)
+
+
 def test_a_closed_model_says_so(builtin_model: Path, tokens: Tokens) -> None:
     loaded = Model(builtin_model, n_threads=1)
     loaded.close()

@@ -58,7 +58,11 @@ def some_targets(n_rows: int, n_vocab: int) -> npt.NDArray[np.int32]:
 
 
 def exact(candidate: Floats, targets: npt.NDArray[np.int32], reference: Floats | None = None) -> Any:
-    return core().score_exact(candidate, targets, reference, 1)
+    """NLL, KLD, difference of probabilities, same top; the reference's own NLL is checked here."""
+    nll, nll_ref, *others = core().score_exact(candidate, targets, reference, 1)
+    alone = np.zeros(0) if reference is None else core().score_exact(reference, targets, None, 1)[0]
+    assert np.array_equal(nll_ref, alone, equal_nan=True)
+    return nll, *others
 
 
 # ---- Exact ------------------------------------------------------------------------------------------

@@ -10,21 +10,70 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mqnative.build.plan import BuildPlan, plan_build
-    from mqnative.build.writer import build_gguf
-    from mqnative.core.info import build_info
-    from mqnative.core.model import Model, Variant
-    from mqnative.core.monitor import CancellableMonitor, CancelToken, Monitor
-    from mqnative.core.presets import preset_types, presets, upstream_quantize
-    from mqnative.core.quantize import dequantize, quantization_error, quantize, row_errors
-    from mqnative.errors import MQNativeError
-    from mqnative.formats.gguf import GGUFFile
-    from mqnative.formats.imatrix import Imatrix, read_imatrix, write_imatrix
-    from mqnative.formats.qtypes import QType, all_types, qtype
-    from mqnative.formats.recipe import Recipe, read_recipe, write_recipe
-    from mqnative.measure.corpus import Corpus, read_text
-    from mqnative.measure.evaluate import Evaluation, evaluate
-    from mqnative.measure.imatrix import collect_imatrix
+    from mqnative.build.plan import BuildPlan as BuildPlan
+    from mqnative.build.plan import plan_build as plan_build
+    from mqnative.build.writer import build_gguf as build_gguf
+    from mqnative.core.info import build_info as build_info
+    from mqnative.core.model import Model as Model
+    from mqnative.core.model import Variant as Variant
+    from mqnative.core.monitor import (
+        CancellableMonitor as CancellableMonitor,
+    )
+    from mqnative.core.monitor import (
+        CancelToken as CancelToken,
+    )
+    from mqnative.core.monitor import (
+        Monitor as Monitor,
+    )
+    from mqnative.core.presets import (
+        preset_types as preset_types,
+    )
+    from mqnative.core.presets import (
+        presets as presets,
+    )
+    from mqnative.core.presets import (
+        upstream_quantize as upstream_quantize,
+    )
+    from mqnative.core.quantize import (
+        dequantize as dequantize,
+    )
+    from mqnative.core.quantize import (
+        quantization_error as quantization_error,
+    )
+    from mqnative.core.quantize import (
+        quantize as quantize,
+    )
+    from mqnative.core.quantize import (
+        row_errors as row_errors,
+    )
+    from mqnative.errors import MQNativeError as MQNativeError
+    from mqnative.formats.gguf import GGUFFile as GGUFFile
+    from mqnative.formats.imatrix import (
+        Imatrix as Imatrix,
+    )
+    from mqnative.formats.imatrix import (
+        read_imatrix as read_imatrix,
+    )
+    from mqnative.formats.imatrix import (
+        write_imatrix as write_imatrix,
+    )
+    from mqnative.formats.qtypes import QType as QType
+    from mqnative.formats.qtypes import all_types as all_types
+    from mqnative.formats.qtypes import qtype as qtype
+    from mqnative.formats.recipe import (
+        Recipe as Recipe,
+    )
+    from mqnative.formats.recipe import (
+        read_recipe as read_recipe,
+    )
+    from mqnative.formats.recipe import (
+        write_recipe as write_recipe,
+    )
+    from mqnative.measure.corpus import Corpus as Corpus
+    from mqnative.measure.corpus import read_text as read_text
+    from mqnative.measure.evaluate import Evaluation as Evaluation
+    from mqnative.measure.evaluate import evaluate as evaluate
+    from mqnative.measure.imatrix import collect_imatrix as collect_imatrix
 
 _HOME = {
     "BuildPlan": "build.plan",

@@ -52,7 +52,11 @@ def validate_rows(blocks: _Blocks, type: int) -> bool: ...
 def score_exact(
     logits: _LogitRows, targets: _TokenIds, reference: _LogitRows | None, n_threads: int
 ) -> tuple[
-    npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint8]
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.uint8],
 ]: ...
 def score_compat(
     logits: _LogitRows, targets: _TokenIds, reference: _LogitRows | None, n_threads: int
@@ -117,7 +121,7 @@ class Model:
     def tokenize(self, text: bytes, add_special: bool, parse_special: bool) -> _TokenIds: ...
     def piece(self, token: int) -> bytes: ...
     def logits(
-        self, tokens: _TokenIds, first: int, last: int, out: _LogitRows, progress: _Progress
+        self, tokens: _TokenIds, first: int, last: int, out: _LogitRows | None, progress: _Progress
     ) -> None: ...
     def trace(
         self,
@@ -125,10 +129,11 @@ class Model:
         first: int,
         last: int,
         layers: Sequence[int],
-        out: _LogitRows,
+        out: _LogitRows | None,
         progress: _Progress,
     ) -> Trace: ...
-    def resume(self, trace: Trace, layer: int, out: _LogitRows, progress: _Progress) -> bool: ...
+    def resume(self, trace: Trace, layer: int, out: _LogitRows | None, progress: _Progress) -> bool: ...
+    def last_logits(self) -> _LogitRows: ...
     def activations(
         self, chunks: _TokenIds, process_output: bool, progress: _Progress
     ) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]]: ...

@@ -214,6 +214,7 @@ class Model:
         first: int = 0,
         last: int | None = None,
         out: Logits | None = None,
+        borrow: bool = False,
     ) -> Logits:
         """Logits of one sequence from an empty cache.
 
@@ -222,6 +223,8 @@ class Model:
             first: the first position whose logits are wanted.
             last: one past the last such position; default n.
             out: float32, C-contiguous, shape (last - first, n_vocab), reused instead of a new array.
+            borrow: instead of a copy, a read-only view of llama.cpp's own buffer. The next evaluation
+                overwrites it, and it must not be used after `close`.
 
         Returns:
             float32, shape (last - first, n_vocab), unnormalised.
@@ -232,10 +235,10 @@ class Model:
             OperationCancelled: Ctrl-C.
         """
         stop = len(tokens) if last is None else last
-        rows = self._logit_rows(stop - first, out)
+        rows = None if borrow else self._logit_rows(stop - first, out)
         self._handle.logits(np.ascontiguousarray(tokens, np.int32), first, stop, rows, None)
         forward_log()
-        return rows
+        return self._handle.last_logits() if rows is None else rows
 
     def trace(
         self,
@@ -265,7 +268,9 @@ class Model:
         forward_log()
         return Trace(handle, stop - first), rows
 
-    def resume(self, trace: Trace, layer: int, *, out: Logits | None = None) -> tuple[Logits, bool]:
+    def resume(
+        self, trace: Trace, layer: int, *, out: Logits | None = None, borrow: bool = False
+    ) -> tuple[Logits, bool]:
         """Logits of a trace's tokens with what is swapped in now, computed from ``layer`` on.
 
         They are the bits of a whole pass, unless a layer reads what an earlier one left elsewhere than in its
@@ -276,6 +281,7 @@ class Model:
             trace: of this model with its original weights.
             layer: the first layer that computes anything else than in the trace.
             out: as for `logits`.
+            borrow: as for `logits`.
 
         Returns:
             The logits, and whether the pass started at ``layer``.
@@ -283,10 +289,10 @@ class Model:
         Raises:
             as `logits`.
         """
-        rows = self._logit_rows(trace.n_rows, out)
+        rows = None if borrow else self._logit_rows(trace.n_rows, out)
         restarted: bool = self._handle.resume(trace._handle, layer, rows, None)
         forward_log()
-        return rows, restarted
+        return self._handle.last_logits() if rows is None else rows, restarted
 
     def _logit_rows(self, n_rows: int, out: Logits | None) -> Logits:
         shape = (max(0, n_rows), self.vocab.n_vocab)

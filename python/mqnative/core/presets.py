@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +95,23 @@ def override_types(model: str | Path, types: Mapping[str, str]) -> dict[str, str
 def _plan(model: str | Path, p: Preset, types: Mapping[str, str], *, with_imatrix: bool) -> dict[str, str]:
     with GGUFFile.open(model) as file:
         path = file.paths[0]
+    if not types:
+        # A study asks for every preset again and again, and a large vocabulary takes long to read.
+        status = path.stat()
+        return dict(_remembered(path, status.st_size, status.st_mtime_ns, p.ftype, with_imatrix))
+    return _dry_run(path, p.ftype, types, with_imatrix=with_imatrix)
+
+
+@lru_cache(maxsize=256)
+def _remembered(path: Path, _size: int, _mtime_ns: int, ftype: int, with_imatrix: bool) -> Mapping[str, str]:
+    return _dry_run(path, ftype, {}, with_imatrix=with_imatrix)
+
+
+def _dry_run(path: Path, ftype: int, types: Mapping[str, str], *, with_imatrix: bool) -> dict[str, str]:
     # Upstream asks only whether there is an imatrix; its content plays no part in the choice.
     imatrix = {"any": np.ones(1, np.float32)} if with_imatrix else {}
     pairs = [(name, qtype(t).id) for name, t in types.items()]
-    plan = core().upstream_plan(os.fsencode(path), p.ftype, bool(types), pairs, imatrix)
+    plan = core().upstream_plan(os.fsencode(path), ftype, bool(types), pairs, imatrix)
     forward_log()
     known = types_by_id()
     return {name: known[t].name for name, t in plan.items()}

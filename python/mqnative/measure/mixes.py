@@ -158,9 +158,7 @@ class _Scorer:
         layer_bytes = corpus.n_ctx * model.vocab.n_embd * 4
         allowed = None if memory_bytes is None else int(memory_bytes * _STATES_SHARE) // layer_bytes
         self._n_layers_kept = model.vocab.n_layer if allowed is None else allowed
-        shape = (corpus.n_scored, model.vocab.n_vocab)
-        self._reference: Logits = np.empty(shape, np.float32)
-        self._logits: Logits = np.empty(shape, np.float32)
+        self._reference: Logits = np.empty((corpus.n_scored, model.vocab.n_vocab), np.float32)
 
     def score(self, chunk: int, names: Sequence[str]) -> Iterator[ChunkResult]:
         """Score these mixes on one chunk."""
@@ -171,16 +169,16 @@ class _Scorer:
         trace, _ = model.trace(
             corpus.inputs[chunk], layers, first=corpus.first, last=corpus.n_ctx - 1, out=self._reference
         )
-        self._restarts.check(trace, self._reference, self._logits)
+        self._restarts.check(trace, self._reference)
         for name in names:
             start = self._restarts.start(trace, self._starts[name])
             model.swap(*self._pool.variants(self._mixes[name]))
             try:
                 if start is None:
-                    chunk_logits(model, corpus, chunk, self._logits)
+                    logits = chunk_logits(model, corpus, chunk, borrow=True)
                 else:
-                    model.resume(trace, start, out=self._logits)
+                    logits, _ = model.resume(trace, start, borrow=True)
             finally:
                 model.restore()
-            scores = score_chunk(self._logits, corpus, chunk, self._reference, n_threads=model.n_threads)
+            scores = score_chunk(logits, corpus, chunk, self._reference, n_threads=model.n_threads)
             yield ChunkResult(name, chunk, scores)

@@ -54,18 +54,17 @@ class Restarts:
         """Those that were not found inexact."""
         return [layer for layer in sorted(set(layers)) if layer > 0 and self._exact.get(layer, True)]
 
-    def check(self, trace: Trace, reference: Logits, scratch: Logits) -> None:
+    def check(self, trace: Trace, reference: Logits) -> None:
         """Try every layer of the trace that was not tried yet; nothing may be swapped in.
 
         Args:
             trace: what `Model.trace` returned.
             reference: its logits.
-            scratch: the same shape; overwritten.
         """
         for layer in trace.layers:
             if layer not in self._exact:
-                _, restarted = self._model.resume(trace, layer, out=scratch)
-                self._exact[layer] = restarted and np.array_equal(scratch, reference)
+                found, restarted = self._model.resume(trace, layer, borrow=True)
+                self._exact[layer] = restarted and np.array_equal(found, reference)
 
     def start(self, trace: Trace, layer: int) -> int | None:
         """The last exact layer of the trace that is not after ``layer``; None: the whole model."""

@@ -49,9 +49,13 @@ class TokenScores:
         return int(self.nll.size)
 
 
-def chunk_logits(model: Model, corpus: Corpus, chunk: int, out: Logits | None = None) -> Logits:
-    """Logits at the scored positions of a chunk: float32, shape (n_scored, n_vocab)."""
-    return model.logits(corpus.inputs[chunk], first=corpus.first, last=corpus.n_ctx - 1, out=out)
+def chunk_logits(
+    model: Model, corpus: Corpus, chunk: int, out: Logits | None = None, *, borrow: bool = False
+) -> Logits:
+    """Logits at the scored positions of a chunk: float32, shape (n_scored, n_vocab); see `Model.logits`."""
+    return model.logits(
+        corpus.inputs[chunk], first=corpus.first, last=corpus.n_ctx - 1, out=out, borrow=borrow
+    )
 
 
 def score_chunk(
@@ -85,8 +89,7 @@ def score_chunk(
             nll = native.score_compat_nll(logits, targets, n_threads)
         return _checked(TokenScores(nll[None], mode=mode), chunk)
     if mode == "exact":
-        nll, kld, p_diff, same = native.score_exact(logits, targets, reference, n_threads)
-        nll_ref = native.score_exact(reference, targets, None, n_threads)[0]
+        nll, nll_ref, kld, p_diff, same = native.score_exact(logits, targets, reference, n_threads)
     else:
         nll, nll_ref, kld, p_diff, same = native.score_compat(logits, targets, reference, n_threads)
     nll, nll_ref, kld, p_diff = (a.astype(np.float64)[None] for a in (nll, nll_ref, kld, p_diff))
@@ -109,11 +112,14 @@ def score_chunks(
     Raises:
         as `score_chunk` and `Model.logits`.
     """
-    shape = (corpus.n_scored, model.vocab.n_vocab)
-    logits = np.empty(shape, np.float32)
     for chunk in range(corpus.n_chunks):
-        chunk_logits(model, corpus, chunk, logits)
-        ref = None if reference is None else chunk_logits(reference, corpus, chunk)
+        logits = chunk_logits(model, corpus, chunk, borrow=True)
+        # The same model may be its own reference, and has one buffer.
+        ref = (
+            None
+            if reference is None
+            else chunk_logits(reference, corpus, chunk, borrow=reference is not model)
+        )
         yield score_chunk(logits, corpus, chunk, ref, mode=mode, n_threads=model.n_threads)
         monitor.update(chunk + 1)
 

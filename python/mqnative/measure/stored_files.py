@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from mqnative.core.model import Model
 from mqnative.formats.gguf import GGUFFile
 from mqnative.measure.corpus import Corpus, require_same_vocabulary
@@ -76,11 +74,9 @@ def _load(study: Study, path: Path) -> Model:
 def _score(
     reference: Model, candidates: Mapping[str, Model], corpus: Corpus, wanted: Mapping[int, Sequence[str]]
 ) -> Iterator[ChunkResult]:
-    shape = (corpus.n_scored, reference.vocab.n_vocab)
-    of_reference, logits = np.empty(shape, np.float32), np.empty(shape, np.float32)
     for chunk, names in wanted.items():
-        chunk_logits(reference, corpus, chunk, of_reference)
+        of_reference = chunk_logits(reference, corpus, chunk, borrow=True)
         for name in names:
-            chunk_logits(candidates[name], corpus, chunk, logits)
+            logits = chunk_logits(candidates[name], corpus, chunk, borrow=True)
             scores = score_chunk(logits, corpus, chunk, of_reference, n_threads=reference.n_threads)
             yield ChunkResult(name, chunk, scores)
