@@ -17,6 +17,7 @@ from mqnative.formats.imatrix import read_imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe
 from mqnative.measure.imatrix import collect_imatrix
 from mqnative.measure.sweep import sweep_tensor
+from mqnative.measure.sweep_model import sweep_model
 from mqnative.source.identity import identify
 
 TOLERANCE = 0.02
@@ -54,8 +55,17 @@ def sweep_seconds(bench: Bench, layers: Layers, tolerance: float) -> float:
 
     def run(names: Iterable[str], part: int = 1) -> float:
         started = time.perf_counter()
-        for name in names:
-            sweep_rows(bench, name, tolerance, bench.file.tensors[name].matrix_shape[1] // part)
+        if part == 1:
+            targets = {name: bench.candidates[name] for name in names}
+            seeds = dict.fromkeys(targets, 1)
+            n_threads = bench.n_threads
+            for _ in sweep_model(
+                bench.file, targets, bench.importances, seeds, tolerance=tolerance, n_threads=n_threads
+            ):
+                pass
+        else:
+            for name in names:
+                sweep_rows(bench, name, tolerance, bench.file.tensors[name].matrix_shape[1] // part)
         return time.perf_counter() - started
 
     # Sampling gains with the number of rows, so that only the side that takes all may leave some out.

@@ -81,8 +81,10 @@ class Tools:
         return self._command("llama-perplexity", *given, "--no-warmup", *self.flags.split())
 
     def imatrix_command(self, model: Path, text: Path, n_chunks: int, output: Path) -> list[str]:
+        # Its own default batch: the sums, whose order the batch decides, are then the ones that ours equal.
         given = ("-m", model, "-f", text, "--chunks", n_chunks, "-o", output, "--no-ppl")
-        return self._command("llama-imatrix", *given, *self.flags.split())
+        settings = ("-c", N_CTX, "-t", self.n_threads, "--no-repack")
+        return self._command("llama-imatrix", *given, *settings)
 
     def preset(self, model: Path, output: Path, name: str, imatrix: Path) -> Took:
         """A file of a preset."""

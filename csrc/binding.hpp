@@ -10,12 +10,12 @@
 #include <exception>
 #include <mutex>
 #include <string>
-#include <thread>
 
 #include "backend.hpp"
 #include "error.hpp"
 #include "monitor.hpp"
 #include "quant.hpp"
+#include "workers.hpp"
 
 namespace py = pybind11;
 
@@ -54,7 +54,7 @@ py::str text(const std::string& bytes);
 // Turns Error into the classes of mqnative.errors.
 void register_errors(py::module_& m);
 
-// Runs work() on a thread of its own with the GIL released. This thread wakes ten times a second, lets
+// Runs work() on another thread with the GIL released. This thread wakes ten times a second, lets
 // signals through and calls progress(done, total) unless it is None. An exception from either cancels the
 // monitor, waits for the work to end and is rethrown.
 template <class Work>
@@ -67,7 +67,7 @@ void run_monitored(Monitor& monitor, const py::object& progress, Work&& work) {
     std::mutex mutex;
     std::condition_variable finished;
     bool done = false;
-    std::thread worker([&] {
+    run_in_background([&] {
       try {
         work();
       } catch (...) {
@@ -99,8 +99,6 @@ void run_monitored(Monitor& monitor, const py::object& progress, Work&& work) {
       }
       lock.lock();
     }
-    lock.unlock();
-    worker.join();
   }
   if (python_error) {
     std::rethrow_exception(python_error);

@@ -60,6 +60,20 @@ Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int64_t n_seq, int n_
                 {{"log", recent_errors()}});
   }
   batch_ = llama_batch_init(static_cast<int32_t>(n_ctx * n_seq), 0, 1);
+  set_threads(n_threads);
+}
+
+void Model::Decoder::set_threads(int n) {
+  if (n == n_threads_) {
+    return;
+  }
+  llama_detach_threadpool(context_.get());
+  ggml_threadpool_params params = ggml_threadpool_params_default(n);
+  params.poll = 0;  // between graphs the processor is wanted by others
+  threads_.reset(ggml_threadpool_new(&params));
+  llama_attach_threadpool(context_.get(), threads_.get(), threads_.get());
+  llama_set_n_threads(context_.get(), n, n);
+  n_threads_ = n;
 }
 
 Model::Decoder::~Decoder() { llama_batch_free(batch_); }

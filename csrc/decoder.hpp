@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "ggml-backend.h"
+#include "ggml-cpu.h"
 #include "llama-cpp.h"
 #include "model.hpp"
 #include "monitor.hpp"
@@ -23,7 +25,7 @@ struct Model::Decoder {
   Decoder& operator=(const Decoder&) = delete;
 
   int64_t n_ctx() const { return n_ctx_; }
-  void set_threads(int n) { llama_set_n_threads(context_.get(), n, n); }
+  void set_threads(int n);
 
   // Evaluates n_seq sequences of n_ctx tokens each, one after the other in `tokens`. Returns the logits of
   // positions first..last-1 of the first sequence, contiguous, valid until the next call.
@@ -35,6 +37,13 @@ struct Model::Decoder {
   int64_t n_ctx_;
   Monitor* monitor_ = nullptr;  // of the call in progress
   llama_batch batch_;
+  struct ThreadpoolDeleter {
+    void operator()(ggml_threadpool* pool) const { ggml_threadpool_free(pool); }
+  };
+
+  int n_threads_ = 0;
+  // Threads that stay: ones that are started for every graph often begin on a processor that is busy.
+  std::unique_ptr<ggml_threadpool, ThreadpoolDeleter> threads_;
   llama_context_ptr context_;
 };
 

@@ -1,4 +1,4 @@
-// Tasks over threads that we own, with exceptions (ggml's aborts included) carried back to the caller.
+// Tasks over threads that are ours, with exceptions (ggml's aborts included) carried back to the caller.
 #pragma once
 
 #include <algorithm>
@@ -6,11 +6,10 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
-#include <thread>
-#include <vector>
 
 #include "backend.hpp"
 #include "monitor.hpp"
+#include "workers.hpp"
 
 namespace mqn {
 
@@ -43,14 +42,7 @@ void parallel_for(int64_t n_tasks, int n_threads, const Monitor& monitor, Task&&
     }
   };
   const int64_t n_workers = std::min<int64_t>(std::max(1, n_threads), n_tasks);
-  std::vector<std::thread> workers;
-  for (int64_t i = 1; i < n_workers; ++i) {
-    workers.emplace_back(work);
-  }
-  work();
-  for (std::thread& worker : workers) {
-    worker.join();
-  }
+  run_on_workers(static_cast<int>(n_workers) - 1, work);
   if (error) {
     std::rethrow_exception(error);
   }

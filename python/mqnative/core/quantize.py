@@ -349,13 +349,22 @@ def _ratio(a: float, b: float) -> float:
 
 
 def error_quantile(histogram: npt.NDArray[np.uint64], fraction: float) -> float:
-    """The |d| below which ``fraction`` of the weights lie, from a row of `RowErrors.histogram`.
+    """The |d| below which ``fraction`` of the weights lie; see `error_quantiles`."""
+    return error_quantiles(histogram, (fraction,))[0]
+
+
+def error_quantiles(histogram: npt.NDArray[np.uint64], fractions: Sequence[float]) -> tuple[float, ...]:
+    """The |d| below which these fractions of the weights lie, from a row of `RowErrors.histogram`.
 
     A bin holds the floats that share their upper bits, 64 bins to the octave; its geometric middle is
-    returned, so that the figure is within 0.8 %.
+    returned, so that a figure is within 0.8 %.
     """
-    total = int(histogram.sum())
-    bin_index = int(np.searchsorted(np.cumsum(histogram), max(1, np.ceil(fraction * total))))
+    filled = np.flatnonzero(histogram)
+    if not len(filled):
+        return tuple(0.0 for _ in fractions)
+    below = np.cumsum(histogram[filled])
+    ranks = np.maximum(1, np.ceil(np.array(fractions) * float(below[-1])))
+    bins = filled[np.minimum(np.searchsorted(below, ranks), len(filled) - 1)].astype(np.uint32)
     shift = core().error_bin_shift
-    edges = np.array([bin_index << shift, (bin_index + 1) << shift], np.uint32).view(np.float32)
-    return 0.0 if bin_index == 0 else float(np.sqrt(edges[0].astype(float) * edges[1].astype(float)))
+    low, high = ((b << shift).astype(np.uint32).view(np.float32).astype(np.float64) for b in (bins, bins + 1))
+    return tuple(float(np.sqrt(a * b)) for a, b in zip(low, high, strict=True))

@@ -20,7 +20,7 @@ F64Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 # A row of this many times the mean energy is always taken, but not more than this share of all rows.
-_UNUSUAL = 3.0
+_UNUSUAL = 6.0
 _UNUSUAL_SHARE = 1 / 8
 
 

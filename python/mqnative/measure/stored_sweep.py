@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.measure.study import Study, weights_hash
-from mqnative.measure.sweep import METRIC_VERSION, TOLERANCE, TensorError, TensorSweep, sweep_tensor
+from mqnative.measure.sweep import METRIC_VERSION, TOLERANCE, TensorError, TensorSweep
+from mqnative.measure.sweep_model import sweep_model
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
 
@@ -50,30 +50,25 @@ def _measure(
     inputs: Mapping[str, dict[str, Any]],
     tolerance: float,
 ) -> dict[str, TensorSweep]:
-    total = sum(study.file.tensors[name].n_weights for name in missing)
-    study.monitor.start("weight errors", total, "weights")
+    tensors = study.file.tensors
+    study.monitor.start("weight errors", sum(tensors[name].n_weights for name in missing), "weights")
     done = 0
     found = {}
-    for name in missing:
-        info = study.file.tensors[name]
-        started = time.monotonic()
-        found[name] = sweep_tensor(
-            study.file.data(name),
-            info.qtype,
-            info.matrix_shape,
-            targets[name],
-            importances.get(name),
-            seed=int(study.identity.tensors[name][:16], 16),
-            tolerance=tolerance,
-            n_threads=study.n_threads,
-        )
-        elapsed = (time.monotonic() - started) / len(targets[name])
-        sweep_ = found[name]
+    swept = sweep_model(
+        study.file,
+        {name: targets[name] for name in missing},
+        importances,
+        {name: int(study.identity.tensors[name][:16], 16) for name in missing},
+        tolerance=tolerance,
+        n_threads=study.n_threads,
+    )
+    for name, sweep_, elapsed_s in swept:
+        found[name] = sweep_
         rows = [
             (inputs[name] | {"qtype": t}, _row(sweep_, t), sweep_.histograms.get(t)) for t in targets[name]
         ]
-        study.store.put_many("errors", rows, elapsed_s=elapsed)
-        done += info.n_weights
+        study.store.put_many("errors", rows, elapsed_s=elapsed_s / len(targets[name]))
+        done += tensors[name].n_weights
         study.monitor.update(done)
     study.monitor.finish()
     return found

@@ -51,7 +51,7 @@ def _cells(mix: MixRow, width: int) -> dict[str, str]:
 
 
 def _lines(report: Report) -> list[str]:
-    steps = break_down(report)
+    steps = plain(break_down(report))
     facts = [
         "Verdict: this file against the mix, paired on the same tokens, 95 %",
         held_out(report),
