@@ -26,11 +26,23 @@ void bind_score(py::module_& m) {
   m.def(
       "score_exact",
       [](const py::object& logits_given, const py::object& targets_given, const py::object& reference,
-         int n_threads) {
+         const py::object& norms_given, const py::object& tops_given, int n_threads) {
         const auto logits = exactly<FloatArray>(logits_given, "logits");
         const auto targets = exactly<TokenArray>(targets_given, "targets");
         const LogitRows rows = logit_rows(logits, targets);
         const float* ref = optional_floats(reference, rows.n_rows * rows.n_vocab, "reference logits");
+        ReferenceRows known{ref, nullptr, nullptr};
+        py::array_t<double> norms;
+        py::array_t<int64_t> tops;
+        if (ref != nullptr) {
+          norms = exactly<py::array_t<double, py::array::c_style>>(norms_given, "reference norms");
+          tops = exactly<IndexArray>(tops_given, "reference tops");
+          if (norms.size() != rows.n_rows || tops.size() != rows.n_rows) {
+            throw Error(ErrorKind::shape, "expected a norm and a top for each row of the reference");
+          }
+          known.norms = norms.data();
+          known.tops = tops.data();
+        }
 
         py::array_t<double> nll(rows.n_rows);
         py::array_t<double> nll_ref(ref == nullptr ? 0 : rows.n_rows);
@@ -43,11 +55,36 @@ void bind_score(py::module_& m) {
         Monitor monitor;
         {
           const py::gil_scoped_release no_gil;
-          score_exact(rows, ref, out, n_threads, monitor);
+          score_exact(rows, ref == nullptr ? nullptr : &known, out, n_threads, monitor);
         }
         return py::make_tuple(nll, nll_ref, kld, p_diff, same_top);
       },
-      py::arg("logits"), py::arg("targets"), py::arg("reference"), py::arg("n_threads"));
+      py::arg("logits"), py::arg("targets"), py::arg("reference"), py::arg("norms"), py::arg("tops"),
+      py::arg("n_threads"));
+
+  m.def(
+      "softmax_norms",
+      [](const py::object& logits_given, int n_threads) {
+        const auto logits = exactly<FloatArray>(logits_given, "logits");
+        if (logits.ndim() != 2 || logits.shape(1) < 1) {
+          throw Error(ErrorKind::shape, "expected logits of shape (n_tokens, n_vocab)");
+        }
+        const float* data = logits.data();
+        const int64_t n_rows = logits.shape(0);
+        const int64_t n_vocab = logits.shape(1);
+        py::array_t<double> norms(n_rows);
+        py::array_t<int64_t> tops(n_rows);
+        double* norms_out = norms.mutable_data();
+        int64_t* tops_out = tops.mutable_data();
+
+        Monitor monitor;
+        {
+          const py::gil_scoped_release no_gil;
+          softmax_norms(data, n_rows, n_vocab, norms_out, tops_out, n_threads, monitor);
+        }
+        return py::make_tuple(norms, tops);
+      },
+      py::arg("logits"), py::arg("n_threads"));
 
   m.def(
       "score_compat",

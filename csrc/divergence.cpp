@@ -90,8 +90,17 @@ Softmax softmax(const float* x, int64_t n) {
 
 }  // namespace
 
-void score_exact(const LogitRows& candidate, const float* reference, const TokenScores& out, int n_threads,
-                 Monitor& monitor) {
+void softmax_norms(const float* logits, int64_t n_rows, int64_t n_vocab, double* norms, int64_t* tops,
+                   int n_threads, Monitor& monitor) {
+  for_rows(n_rows, n_threads, monitor, [&](int64_t r) {
+    const Softmax s = softmax(logits + r * n_vocab, n_vocab);
+    norms[r] = s.norm;
+    tops[r] = s.top;
+  });
+}
+
+void score_exact(const LogitRows& candidate, const ReferenceRows* reference, const TokenScores& out,
+                 int n_threads, Monitor& monitor) {
   const int64_t n = candidate.n_vocab;
   for_rows(candidate.n_rows, n_threads, monitor, [&](int64_t r) {
     const float* x = candidate.logits + r * n;
@@ -101,8 +110,8 @@ void score_exact(const LogitRows& candidate, const float* reference, const Token
     if (reference == nullptr) {
       return;
     }
-    const float* ref = reference + r * n;
-    const Softmax b = softmax(ref, n);
+    const float* ref = reference->logits + r * n;
+    const Softmax b{reference->norms[r], reference->tops[r]};
     out.kld[r] = sum_kld(ref, b.norm, x, s.norm, n);
     out.nll_ref[r] = b.norm - static_cast<double>(ref[target]);
     out.p_diff[r] = std::exp(-out.nll[r]) - std::exp(-out.nll_ref[r]);

@@ -24,10 +24,21 @@ struct TokenScores {
   uint8_t* same_top;  // whether both put the same token first (ties: the lowest id)
 };
 
+// What is needed of a reference's rows again and again.
+struct ReferenceRows {
+  const float* logits;
+  const double* norms;  // ln sum exp(logit) of each row, as softmax_norms gives it
+  const int64_t* tops;  // the lowest id among the largest logits of each row
+};
+
+// norms and tops of rows of logits. A row with a NaN or +inf logit has a NaN.
+void softmax_norms(const float* logits, int64_t n_rows, int64_t n_vocab, double* norms, int64_t* tops,
+                   int n_threads, Monitor& monitor);
+
 // Exact mode: log-sum-exp, probabilities and sums in double; exp is good to 2 ulp.
-// Results do not depend on n_threads.
-void score_exact(const LogitRows& candidate, const float* reference, const TokenScores& out, int n_threads,
-                 Monitor& monitor);
+// reference: null for the NLL only. Results do not depend on n_threads.
+void score_exact(const LogitRows& candidate, const ReferenceRows* reference, const TokenScores& out,
+                 int n_threads, Monitor& monitor);
 
 // Compat mode: the numbers of upstream's perplexity tool, which stores the reference in 16 bits a logit,
 // clipped at 16 nats, and computes in float (tools/perplexity/perplexity.cpp, the two log_softmax of the

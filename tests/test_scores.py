@@ -59,8 +59,9 @@ def some_targets(n_rows: int, n_vocab: int) -> npt.NDArray[np.int32]:
 
 def exact(candidate: Floats, targets: npt.NDArray[np.int32], reference: Floats | None = None) -> Any:
     """NLL, KLD, difference of probabilities, same top; the reference's own NLL is checked here."""
-    nll, nll_ref, *others = core().score_exact(candidate, targets, reference, 1)
-    alone = np.zeros(0) if reference is None else core().score_exact(reference, targets, None, 1)[0]
+    norms = (None, None) if reference is None else core().softmax_norms(reference, 1)
+    nll, nll_ref, *others = core().score_exact(candidate, targets, reference, *norms, 1)
+    alone = np.zeros(0) if reference is None else exact(reference, targets)[0]
     assert np.array_equal(nll_ref, alone, equal_nan=True)
     return nll, *others
 
@@ -225,9 +226,15 @@ def test_scores_do_not_depend_on_the_number_of_threads(function: str) -> None:
     reference, candidate = some_logits(51, 333), some_logits(51, 333, seed=3)
     targets = some_targets(51, 333)
     score = getattr(core(), function)
-    one = score(candidate, targets, reference, 1)
+
+    def scores(n_threads: int) -> list[Any]:
+        norms = core().softmax_norms(reference, n_threads)
+        given = norms if function == "score_exact" else ()
+        return [*norms, *score(candidate, targets, reference, *given, n_threads)]
+
+    one = scores(1)
     for n_threads in (2, 7):
-        for a, b in zip(one, score(candidate, targets, reference, n_threads), strict=True):
+        for a, b in zip(one, scores(n_threads), strict=True):
             assert np.array_equal(a, b)
 
 
@@ -337,9 +344,13 @@ def test_plain_perplexity_sums_in_float64(n_vocab: int) -> None:
 # ---- What is refused ----------------------------------------------------------------------------------
 
 
+def some_norms(logits: Any) -> tuple[Any, Any]:
+    return np.zeros(len(logits)), np.zeros(len(logits), np.int64)
+
+
 def calls(candidate: Any, targets: Any, reference: Any) -> dict[str, Any]:
     return {
-        "exact": lambda: core().score_exact(candidate, targets, reference, 1),
+        "exact": lambda: core().score_exact(candidate, targets, reference, *some_norms(candidate), 1),
         "compat": lambda: core().score_compat(candidate, targets, reference, 1),
         "nll": lambda: core().score_compat_nll(candidate, targets, 1),
     }

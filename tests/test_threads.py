@@ -104,8 +104,10 @@ def test_python_runs_while_errors_are_measured(noise: Any) -> None:
 def test_python_runs_while_logits_are_scored() -> None:
     logits = np.random.default_rng(4).standard_normal((512, 20_000)).astype(np.float32)
     targets = np.zeros(512, np.int32)
-    for function in (core().score_exact, core().score_compat):
-        assert_python_runs_during(lambda f=function: f(logits, targets, logits, 1))
+    norms, tops = core().softmax_norms(logits, 2)
+    assert_python_runs_during(lambda: core().softmax_norms(logits, 1))
+    assert_python_runs_during(lambda: core().score_exact(logits, targets, logits, norms, tops, 1))
+    assert_python_runs_during(lambda: core().score_compat(logits, targets, logits, 1))
 
 
 def test_python_runs_while_a_model_is_evaluated(builtin_model: Path, eval_text: str) -> None:

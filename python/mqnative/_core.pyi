@@ -49,8 +49,16 @@ def row_errors(
     progress: _Progress,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint64]]: ...
 def validate_rows(blocks: _Blocks, type: int) -> bool: ...
+def softmax_norms(
+    logits: _LogitRows, n_threads: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
 def score_exact(
-    logits: _LogitRows, targets: _TokenIds, reference: _LogitRows | None, n_threads: int
+    logits: _LogitRows,
+    targets: _TokenIds,
+    reference: _LogitRows | None,
+    norms: npt.NDArray[np.float64] | None,
+    tops: npt.NDArray[np.int64] | None,
+    n_threads: int,
 ) -> tuple[
     npt.NDArray[np.float64],
     npt.NDArray[np.float64],

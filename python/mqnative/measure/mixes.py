@@ -17,7 +17,7 @@ from mqnative.core.model import Logits, Model, Variant
 from mqnative.formats.qtypes import qtype
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.restart import Restarts, first_layer, spread
-from mqnative.measure.scores import TokenScores, chunk_logits, score_chunk
+from mqnative.measure.scores import Reference, TokenScores, chunk_logits, score_chunk
 from mqnative.source.encoded import EncodedTensors, worth_keeping
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
@@ -170,6 +170,7 @@ class _Scorer:
             corpus.inputs[chunk], layers, first=corpus.first, last=corpus.n_ctx - 1, out=self._reference
         )
         self._restarts.check(trace, self._reference)
+        reference = Reference.of(self._reference, model.n_threads)
         for name in names:
             start = self._restarts.start(trace, self._starts[name])
             model.swap(*self._pool.variants(self._mixes[name]))
@@ -180,5 +181,5 @@ class _Scorer:
                     logits, _ = model.resume(trace, start, borrow=True)
             finally:
                 model.restore()
-            scores = score_chunk(logits, corpus, chunk, self._reference, n_threads=model.n_threads)
+            scores = score_chunk(logits, corpus, chunk, reference, n_threads=model.n_threads)
             yield ChunkResult(name, chunk, scores)

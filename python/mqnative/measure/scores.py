@@ -24,6 +24,26 @@ F64Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class Reference:
+    """The reference's logits of one chunk, and what every comparison with them needs.
+
+    Attributes:
+        logits: float32, shape (n_scored, n_vocab).
+        norms: float64, shape (n_scored,): ln sum exp of each row.
+        tops: int64, shape (n_scored,): the lowest id among the largest logits.
+    """
+
+    logits: Logits
+    norms: npt.NDArray[np.float64]
+    tops: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, logits: Logits, n_threads: int = 1) -> Reference:
+        """Take over the logits; they must not change any more."""
+        return cls(logits, *core().softmax_norms(logits, n_threads))
+
+
+@dataclass(frozen=True, eq=False)
 class TokenScores:
     """Scores of every scored token; arrays have shape (n_chunks, n_scored).
 
@@ -62,36 +82,42 @@ def score_chunk(
     logits: Logits,
     corpus: Corpus,
     chunk: int,
-    reference: Logits | None = None,
+    reference: Logits | Reference | None = None,
     *,
     mode: Mode = "exact",
     n_threads: int = 1,
 ) -> TokenScores:
     """Score one chunk's logits, against the reference's logits of the same chunk if given.
 
+    Of a reference that several candidates are compared with, pass `Reference.of` its logits.
+
     Raises:
         NonFiniteError: a logit is NaN, so that nothing can be said of the model.
         ShapeError: the two models have different vocabularies.
     """
     targets = corpus.targets(chunk)
-    if reference is not None and reference.shape != logits.shape:
+    rows = reference.logits if isinstance(reference, Reference) else reference
+    if rows is not None and rows.shape != logits.shape:
         raise ShapeError(
-            f"the reference has a vocabulary of {reference.shape[1]}, the model one of {logits.shape[1]}; "
+            f"the reference has a vocabulary of {rows.shape[1]}, the model one of {logits.shape[1]}; "
             "only models with the same tokenizer can be compared",
-            expected=str(reference.shape[1]),
+            expected=str(rows.shape[1]),
             got=str(logits.shape[1]),
         )
     native = core()
-    if reference is None:
+    if rows is None:
         if mode == "exact":
-            nll = native.score_exact(logits, targets, None, n_threads)[0]
+            nll = native.score_exact(logits, targets, None, None, None, n_threads)[0]
         else:
             nll = native.score_compat_nll(logits, targets, n_threads)
         return _checked(TokenScores(nll[None], mode=mode), chunk)
     if mode == "exact":
-        nll, nll_ref, kld, p_diff, same = native.score_exact(logits, targets, reference, n_threads)
+        ref = reference if isinstance(reference, Reference) else Reference.of(rows, n_threads)
+        nll, nll_ref, kld, p_diff, same = native.score_exact(
+            logits, targets, rows, ref.norms, ref.tops, n_threads
+        )
     else:
-        nll, nll_ref, kld, p_diff, same = native.score_compat(logits, targets, reference, n_threads)
+        nll, nll_ref, kld, p_diff, same = native.score_compat(logits, targets, rows, n_threads)
     nll, nll_ref, kld, p_diff = (a.astype(np.float64)[None] for a in (nll, nll_ref, kld, p_diff))
     return _checked(TokenScores(nll, nll_ref, kld, p_diff, same.astype(bool)[None], mode), chunk)
 

@@ -15,7 +15,7 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.measure.corpus import Corpus, require_same_vocabulary
 from mqnative.measure.mixes import ChunkResult
 from mqnative.measure.score_rows import ScoreRows, token_scores
-from mqnative.measure.scores import TokenScores, chunk_logits, score_chunk
+from mqnative.measure.scores import Reference, TokenScores, chunk_logits, score_chunk
 from mqnative.measure.study import Study, identity_of
 
 
@@ -75,7 +75,8 @@ def _score(
     reference: Model, candidates: Mapping[str, Model], corpus: Corpus, wanted: Mapping[int, Sequence[str]]
 ) -> Iterator[ChunkResult]:
     for chunk, names in wanted.items():
-        of_reference = chunk_logits(reference, corpus, chunk, borrow=True)
+        rows = chunk_logits(reference, corpus, chunk, borrow=True)
+        of_reference = Reference.of(rows, reference.n_threads)
         for name in names:
             logits = chunk_logits(candidates[name], corpus, chunk, borrow=True)
             scores = score_chunk(logits, corpus, chunk, of_reference, n_threads=reference.n_threads)
