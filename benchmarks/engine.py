@@ -80,8 +80,8 @@ def header(tools: Tools, n_chunks: int, repeat: int) -> list[str]:
         f"{info['platform']}",
         f"- ours: mqnative {info['version']} at {own_commit()}, llama.cpp {info['upstream_commit']}, "
         f"{info['compiler']}, {' '.join(info['isa'])}; weights not repacked",
-        f"- theirs: {tools.version}; llama-perplexity and llama-imatrix {tools.flags}; llama-quantize with "
-        f"{tools.n_threads} threads",
+        f"- theirs: {tools.version}; llama-perplexity {tools.flags}; llama-imatrix with its own batch; "
+        f"llama-quantize with {tools.n_threads} threads",
         f"- {n_chunks} chunks of {N_CTX} tokens, {tools.n_threads} threads, median of {repeat}, in turn; "
         f"load average at the start {os.getloadavg()[0]:.2f}",
         "- ours: seconds in the process, the model loaded, its file in the page cache; theirs: the whole "
