@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -40,9 +41,14 @@ class Workers {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       background_.push_back(std::move(job));
-      ensure_threads();
+      if (ensure_threads()) {
+        wake_.notify_all();
+        return;
+      }
+      job = std::move(background_.back());
+      background_.pop_back();
     }
-    wake_.notify_one();
+    job();  // no thread is to be had: here, then, without progress
   }
 
   void run(int n_helpers, const std::function<void()>& job) {
@@ -64,12 +70,17 @@ class Workers {
   }
 
  private:
-  // Calls may overlap; every one of them gets its threads.
-  void ensure_threads() {
+  // Calls may overlap; every one of them gets its threads. Returns whether the system granted them.
+  bool ensure_threads() {
     while (n_threads_ < busy_ + static_cast<int>(waiting_.size() + background_.size())) {
-      std::thread([this] { work(); }).detach();
+      try {
+        std::thread([this] { work(); }).detach();
+      } catch (const std::system_error&) {
+        return false;
+      }
       ++n_threads_;
     }
+    return true;
   }
 
   void work() {

@@ -11,7 +11,8 @@ namespace mqn {
 // nothing ever waits for a thread that is not there. job must not throw.
 void run_on_workers(int n_helpers, const std::function<void()>& job);
 
-// Runs job() on a parked thread and returns at once. job tells its end itself and must not throw.
+// Runs job() on a parked thread and returns at once; where the system grants no thread, on this one. job
+// tells its end itself and must not throw.
 void run_in_background(std::function<void()> job);
 
 }  // namespace mqn

@@ -18,7 +18,8 @@ from mqnative.measure.corpus import Corpus
 from mqnative.measure.mixes import ChunkResult, VariantPool, score_mixes
 from mqnative.measure.score_rows import ScoreRow, ScoreRows, token_scores
 from mqnative.measure.scores import TokenScores
-from mqnative.measure.study import Study, weights_hash
+from mqnative.measure.study import Study
+from mqnative.source.encoded import weights_hash
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
 Mix = Mapping[str, str]

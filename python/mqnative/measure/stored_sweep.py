@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mqnative.measure.study import Study, weights_hash
+from mqnative.measure.study import Study
 from mqnative.measure.sweep import METRIC_VERSION, TOLERANCE, TensorError, TensorSweep
 from mqnative.measure.sweep_model import sweep_model
+from mqnative.source.encoded import weights_hash
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
 

@@ -24,15 +24,13 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix, read_imatrix, write_imatrix
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.imatrix import collect_imatrix
-from mqnative.source.encoded import EncodedTensors, weights_hash
+from mqnative.source.encoded import EncodedTensors
 from mqnative.source.identity import Identity, identify
 from mqnative.store import Store, file_stamp
 from mqnative.store.encode_cache import EncodeCache
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-__all__ = ["Compute", "Study", "identity_of", "weights_hash"]
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ TOLERANCE = 0.02
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 # Rows of the first sample: enough for a variance that can be trusted.
 _FIRST_ROWS = 32
-# More rows than the estimate asks for, since it is one; numbers of rows grow by this factor.
-_MARGIN = 1.0
+# Numbers of rows grow by this factor.
 _STEP = 1.1
 # So cheap to encode that every row is: together about 1 % of the work of all types.
 CONTROLS = ("Q4_0", "Q8_0")
@@ -241,12 +240,12 @@ class _Tensor:
         wanted = tolerance * total.value
         if total.half_width <= wanted:
             return n
-        more = max(n + 1, _MARGIN * rows_needed(total.half_width, wanted, n, n_rest))
+        more = max(n + 1, rows_needed(total.half_width, wanted, n, n_rest))
         # Few different numbers, so that types that need about as many are measured together.
         steps = np.ceil(np.log(more / _FIRST_ROWS) / np.log(_STEP))
-        more = int(np.ceil(_FIRST_ROWS * _STEP**steps))
+        rounded = int(np.ceil(_FIRST_ROWS * _STEP**steps))
         # The last rows cost less than another look.
-        return n_rest if more > 0.9 * n_rest else more
+        return n_rest if rounded > 0.9 * n_rest else rounded
 
     def error(self, qtype_: str, counts: npt.NDArray[np.uint64]) -> TensorError:
         """The figures of one type, whose histogram is ``counts``."""
