@@ -56,6 +56,11 @@ def within(name: str, ours: float, limit: float, bar: float, note: str) -> Row:
     return Row(name, f"{ours:.3f}", f"{limit:.3f}", f"{ratio:.3f}", f"<= {bar:g}", ratio <= bar, note)
 
 
+def between(name: str, ours: float, low: float, high: float, note: str) -> Row:
+    """Passes if ours lies between the two."""
+    return Row(name, f"{ours:.4f}", "", "", f"{low:g} to {high:g}", low <= ours <= high, note)
+
+
 def skipped(name: str, why: str) -> Row:
     """A row that could not be measured."""
     return Row(name, "", "", "", "", None, why)

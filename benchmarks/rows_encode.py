@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from importlib import import_module
@@ -10,19 +11,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import Bench, Layers, Row, faster, race, say, skipped, timed
+from bench import Bench, Layers, Row, between, faster, race, say, skipped, timed
 from mqnative.build.plan import BuildPlan, plan_build
 from mqnative.build.writer import build_gguf
 from mqnative.formats.imatrix import read_imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe
 from mqnative.measure.imatrix import collect_imatrix
-from mqnative.measure.sweep import sweep_tensor
+from mqnative.measure.sweep import TensorSweep, sweep_tensor
 from mqnative.measure.sweep_model import sweep_model
 from mqnative.source.identity import identify
 
 TOLERANCE = 0.02
 PRESET, NEXT_PRESET = "Q4_K_M", "Q4_K_S"
 _TRIED_ROWS = 32
+_COVERAGE_LAYERS = re.compile(r"blk\.[1357]\.")
+_COVERAGE_SEEDS = 5
 _CACHE_BYTES = 20 * 10**9
 
 
@@ -38,7 +41,40 @@ def sweep(bench: Bench) -> list[Row]:
     n_pairs = sum(map(len, bench.candidates.values()))
     rest = "" if layers.step == 1 else f"; all rows of the embedding and head from every {layers.step}th"
     note = f"both ours; {n_pairs} (tensor, type) pairs, {layers.note}{rest}"
-    return [faster("sweep at 2 %, against all rows", ours, everything, bench.bar(4.0, 10.0), note)]
+    speed = faster("sweep at 2 %, against all rows", ours, everything, bench.bar(4.0, 10.0), note)
+    return [speed, coverage(bench)]
+
+
+def coverage(bench: Bench) -> Row:
+    """How often the 95 % intervals of sampled errors hold the errors of all rows."""
+    # Every layer's tensors are much alike: a few layers tell, and several samples of each tell more.
+    names = [name for name in bench.candidates if _COVERAGE_LAYERS.match(name)]
+    n_cases = n_covered = 0
+    for name in names:
+        exact = swept(bench, name, 0.0, seed=0).errors
+        for seed in range(1, 1 + _COVERAGE_SEEDS):
+            for qtype, error in swept(bench, name, TOLERANCE, seed).errors.items():
+                if error.half_width > 0:
+                    n_cases += 1
+                    off = abs(error.weighted - exact[qtype].weighted)
+                    n_covered += off <= error.half_width * error.weighted
+    note = f"not seconds; {n_cases} intervals: {len(names)} tensors x types x {_COVERAGE_SEEDS} samples"
+    return between("sweep, share of 95 % intervals that cover", n_covered / n_cases, 0.92, 0.98, note)
+
+
+def swept(bench: Bench, name: str, tolerance: float, seed: int) -> TensorSweep:
+    """One tensor's errors at every type it may get."""
+    info = bench.file.tensors[name]
+    return sweep_tensor(
+        bench.file.data(name),
+        info.qtype,
+        info.matrix_shape,
+        bench.candidates[name],
+        bench.importances[name],
+        seed=seed,
+        tolerance=tolerance,
+        n_threads=bench.n_threads,
+    )
 
 
 def all_rows_estimate(bench: Bench) -> float:

@@ -61,15 +61,49 @@ RowError compare(const float* w, const float* q, const float* v, int64_t n) {
   return {d2.total(), vd2.total(), largest, wq.total(), q2.total(), vwq.total(), vq2.total()};
 }
 
-RowNorm norm(const float* w, const float* v, int64_t n) {
-  double w2 = 0.0;
-  double vw2 = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double x2 = static_cast<double>(w[i]) * w[i];
-    w2 += x2;
-    vw2 += v == nullptr ? x2 : v[i] * x2;
+// The largest square and the importances of a block that is being read.
+struct Peak {
+  double largest = 0.0;
+  double importance = 0.0;
+
+  void add(const Peak& part) {
+    largest = std::max(largest, part.largest);
+    importance += part.importance;
   }
-  return {w2, vw2};
+
+  // What the block adds to the row's sum; the next block starts from nothing.
+  double close() {
+    const double product = largest * importance;
+    *this = {};
+    return product;
+  }
+};
+
+RowNorm norm(const float* w, const float* v, int64_t n) {
+  RowNorm sums = {};
+  Peak of32;
+  Peak of256;
+  for (int64_t first = 0; first < n; first += 16) {
+    const int64_t last = std::min(first + 16, n);
+    Peak of16;
+    for (int64_t i = first; i < last; ++i) {
+      const double x2 = static_cast<double>(w[i]) * w[i];
+      const double vi = v == nullptr ? 1.0 : static_cast<double>(v[i]);
+      sums.w2 += x2;
+      sums.vw2 += vi * x2;
+      of16.add({x2, vi});
+    }
+    of32.add(of16);
+    of256.add(of16);
+    sums.peak16 += of16.close();
+    if (last % 32 == 0 || last == n) {
+      sums.peak32 += of32.close();
+    }
+    if (last % 256 == 0 || last == n) {
+      sums.peak256 += of256.close();
+    }
+  }
+  return sums;
 }
 
 // Counts of one task; only the bins in use are looked at again, since most are empty.

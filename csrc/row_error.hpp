@@ -21,9 +21,14 @@ struct RowError {
   double vwq;      // sum v w q
   double vq2;      // sum v q^2
 };
+// What is known of a row without encoding it. A peak is the sum over blocks of (max w^2 in the block) times
+// (sum v in the block): types scale their blocks by the largest weight, so that their errors go with it.
 struct RowNorm {
-  double w2;   // sum w^2
-  double vw2;  // sum v w^2
+  double w2;       // sum w^2
+  double vw2;      // sum v w^2
+  double peak16;   // of blocks of 16 weights
+  double peak32;   // of 32
+  double peak256;  // of 256
 };
 
 // Errors |d| are counted in bins: 64 to the octave, equally wide within it, so that the geometric middle of a

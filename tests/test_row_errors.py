@@ -107,6 +107,24 @@ def test_rows_of_any_length_are_summed_to_their_end(target: str, n_per_row: int)
         assert (np.abs(getattr(found, name)[0] - slow.sums[name]) <= tolerance).all(), name
 
 
+@pytest.mark.parametrize("n_per_row", [1, 15, 33, 256, 300, 512])
+@pytest.mark.parametrize("weighted", [True, False], ids=["imatrix", "plain"])
+def test_peaks_are_the_largest_squares_of_blocks_times_their_importances(
+    n_per_row: int, weighted: bool
+) -> None:
+    x = weights(2, 3, n_per_row)
+    imatrix = importances(2, n_per_row) if weighted else None
+    found = measured(x, [], imatrix)
+    v = np.ones((2, n_per_row)) if imatrix is None else imatrix.astype(np.float64)
+    squares = x.astype(np.float64) ** 2
+    for peaks, block in zip(found.peaks, (16, 32, 256), strict=True):
+        starts = range(0, n_per_row, block)
+        wanted = sum(
+            squares[:, :, i : i + block].max(axis=2) * v[:, None, i : i + block].sum(axis=2) for i in starts
+        )
+        assert peaks == pytest.approx(np.ravel(wanted), rel=1e-12)
+
+
 def test_without_importances_the_weighted_sums_are_the_plain_ones() -> None:
     found = measured(weights(*SHAPE), ["Q4_K"])
     for plain, weighted in (("d2", "vd2"), ("wq", "vwq"), ("q2", "vq2"), ("w2", "vw2")):

@@ -120,7 +120,7 @@ def test_zeros_lose_nothing() -> None:
     assert found.energy == 0
 
 
-def test_rows_that_fill_no_control_block_are_sampled_all_the_same() -> None:
+def test_rows_that_fill_no_block_are_sampled_all_the_same() -> None:
     x = weights(1, 900, 48)
     found = swept(x, ("BF16", "F16"), tolerance=0.05)
     assert {e.half_width <= 0.05 for e in found.errors.values()} == {True}

@@ -205,6 +205,8 @@ class RowErrors:
         d2, vd2, max_abs, wq, q2, vwq, vq2: float64, shape (n_types, n_rows): sums over the row of d^2, v d^2,
             max |d|, w q, q^2, v w q, v q^2, for weights w, their decoded copies q, d = q - w, importances v.
         w2, vw2: float64, shape (n_rows,): sums of w^2 and v w^2.
+        peaks: float64, shape (3, n_rows): sums over blocks of 16, 32 and 256 weights of (max w^2) (sum v).
+            Types scale their blocks by the largest weight, so that errors go with these.
         n_per_row: weights per row.
         histogram: uint64, shape (n_types, n_bins), counts of |d|, if asked for; see
             `error_quantile`.
@@ -221,6 +223,7 @@ class RowErrors:
     vq2: npt.NDArray[np.float64]
     w2: npt.NDArray[np.float64]
     vw2: npt.NDArray[np.float64]
+    peaks: npt.NDArray[np.float64]
     n_per_row: int
     histogram: npt.NDArray[np.uint64] | None
 
@@ -275,6 +278,7 @@ def row_errors(
         rows=numbers,
         w2=np.ascontiguousarray(norms[:, 0]),
         vw2=np.ascontiguousarray(norms[:, 1]),
+        peaks=np.ascontiguousarray(norms[:, 2:].T),
         n_per_row=shape[2],
         histogram=bins if histogram else None,
         **{name: np.ascontiguousarray(errors[:, :, i]) for i, name in enumerate(names)},

@@ -1,8 +1,8 @@
 """Which rows of a tensor are measured, and what its total is, judging by them.
 
-Rows of unusual energy are all taken; the rest is drawn at random, slice by slice in turn, so that all
-experts are sampled alike. Totals are regression estimates: what is known of every row (its energy, its error
-at a type that is cheap to encode) explains most of what rows differ in.
+Unusual rows are all taken; the rest is drawn at random, slice by slice in turn, so that all experts are
+sampled alike. Totals are regression estimates: what is known of every row (its energy, the largest weights
+of its blocks) explains most of what rows differ in.
 
 Source: Cochran (1977), Sampling Techniques, chapters 5 and 7.
 """
@@ -19,8 +19,8 @@ from mqnative.measure.uncertainty import student_t95
 F64Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-# A row of this many times the mean energy is always taken, but not more than this share of all rows.
-_UNUSUAL = 6.0
+# A row of this many times the mean of something known is always taken, but not more than this share of all.
+_UNUSUAL = 3.0
 _UNUSUAL_SHARE = 1 / 8
 
 
@@ -37,17 +37,19 @@ class RowOrder:
     rest: Rows
 
     @classmethod
-    def of(cls, energies: F64Array, n_slices: int, seed: int) -> RowOrder:
-        """The order for rows of these energies, shape (n_slices * rows,)."""
-        n_rows = len(energies) // n_slices
+    def of(cls, known: F64Array, n_slices: int, seed: int) -> RowOrder:
+        """The order for rows of which ``known`` is known, shape (figures, n_slices * rows)."""
+        n_all = known.shape[1]
+        n_rows = n_all // n_slices
         rng = np.random.default_rng(seed)
         # One row of every slice, slices in random order; then another one of every slice; ...
         within = np.stack([rng.permutation(n_rows) for _ in range(n_slices)])
         turns = np.stack([rng.permutation(n_slices) for _ in range(n_rows)])
         order = (turns * n_rows + within[turns, np.arange(n_rows)[:, None]]).ravel().astype(np.int64)
-        most = int(len(energies) * _UNUSUAL_SHARE)
-        unusual = np.flatnonzero(energies > _UNUSUAL * energies.mean())
-        unusual = unusual[np.argsort(-energies[unusual], kind="stable")][:most]
+        means = known.mean(axis=1, keepdims=True)
+        size = np.divide(known, means, out=np.zeros_like(known), where=means > 0).max(axis=0)
+        unusual = np.flatnonzero(size > _UNUSUAL)
+        unusual = unusual[np.argsort(-size[unusual], kind="stable")][: int(n_all * _UNUSUAL_SHARE)]
         return cls(np.sort(unusual).astype(np.int64), order[~np.isin(order, unusual)])
 
 
@@ -71,7 +73,7 @@ def regression_total(y: F64Array, known: F64Array, known_sums: F64Array, n_total
     Returns:
         The regression estimate with an intercept; infinitely unsure with no more rows than it has terms.
 
-    Source: Saerndal, Swensson and Wretman (1992), section 6.6, with the leverage correction HC2.
+    Source: Saerndal, Swensson and Wretman (1992), section 6.6, with the leverage correction HC3.
     """
     n = len(y)
     if n == n_total:
@@ -94,7 +96,7 @@ def regression_total(y: F64Array, known: F64Array, known_sums: F64Array, n_total
     residuals = y - u @ (u.T @ y)
     # Rows that pull the fit towards themselves leave residuals that are too small.
     leverage = np.minimum((u**2).sum(axis=1), 0.99)
-    error = np.sqrt((g**2 * residuals**2 / (1 - leverage)).sum() * (1 - n / n_total))
+    error = np.sqrt((g**2 * residuals**2 / (1 - leverage) ** 2).sum() * (1 - n / n_total))
     return Total(float(g @ y) * n_total, float(student_t95(degrees) * error) * n_total)
 
 

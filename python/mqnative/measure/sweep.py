@@ -1,8 +1,8 @@
 """What each type costs each tensor in weight error, from a sample of rows.
 
 The error of tensor W at a type is e = sum_j v_j dW_j^2 / sum_j v_j W_j^2 with v_j = E[x_j^2] from the
-imatrix. The denominator is exact. Rows are added until the 95 % interval of e is narrow enough; types that
-are cheap to encode see every row, since most types agree on which rows are hard.
+imatrix. The denominator is exact. Rows are added until the 95 % interval of e is narrow enough; what the
+largest weight of every block tells of every row's error, without encoding it, keeps them few.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy.typing as npt
 
 from mqnative.core.quantize import MatrixShape, RowErrors, error_quantiles, row_errors
 from mqnative.errors import QuantizeError
-from mqnative.formats.qtypes import QType, qtype
+from mqnative.formats.qtypes import QType
 from mqnative.measure.row_sample import RowOrder, Total, regression_total, rows_needed
 
-METRIC_VERSION = 2
+METRIC_VERSION = 3
 TOLERANCE = 0.02
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 # Rows of the first sample: enough for a variance that can be trusted.
 _FIRST_ROWS = 32
 # Numbers of rows grow by this factor.
-_STEP = 1.1
-# So cheap to encode that every row is: together about 1 % of the work of all types.
-CONTROLS = ("Q4_0", "Q8_0")
+_STEP = 1.05
+# At most by this one at a time: what a few rows tell of the rows needed is itself unsure.
+_MOST_GROWTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def unpack_histogram(packed: bytes) -> npt.NDArray[np.uint64]:
 
 
 class _Sampler:
-    """Measures rows of one tensor; knows the energy of each."""
+    """Measures rows of one tensor; knows the energy and the peaks of each."""
 
     def __init__(
         self,
@@ -152,8 +152,10 @@ class _Sampler:
         norms = row_errors(*self._arguments, [], imatrix, n_threads=n_threads)
         self.w2, self.vw2 = norms.w2, norms.vw2
         self.n_weights = shape[0] * shape[1] * shape[2]
-        self.n_per_row = shape[2]
-        self.order = RowOrder.of(norms.vw2, shape[0], seed)
+        known = np.vstack([norms.vw2, norms.peaks])
+        self.order = RowOrder.of(known, shape[0], seed)
+        self.known = np.ascontiguousarray(known[:, self.order.rest].T)
+        self.known_sums = self.known.sum(axis=0)
         self.n_rest = len(self.order.rest)
 
     def measure(self, types: Sequence[str], rows: npt.NDArray[np.int64]) -> RowErrors:
@@ -171,16 +173,11 @@ class _Tensor:
         self._samples: dict[str, list[RowErrors]] = {}
         self._certain: dict[str, RowErrors] = {}
         self._taken: dict[str, int] = {}
-        self._controls: tuple[str, ...] = ()
 
     def sample(self, targets: Sequence[str], tolerance: float) -> None:
         """Add rows until every type is known well enough; how many a type gets depends on it alone."""
-        controls = [c for c in CONTROLS if self._sampler.n_per_row % qtype(c).block == 0]
-        self.kept = list(dict.fromkeys((*self.kept, *controls)))
-        self.extend(controls, self._sampler.n_rest)
-        self._controls = tuple(c for c in controls if c in self.kept)
-        open_types = [t for t in targets if t in self.kept and t not in self._controls]
-        self.extend(open_types, _FIRST_ROWS)
+        self.extend(targets, _FIRST_ROWS)
+        open_types = list(self.kept)
         while open_types:
             needed = {t: self._needed(t, tolerance) for t in open_types if t in self.kept}
             open_types = [t for t, n in needed.items() if n > self._taken[t]]
@@ -228,11 +225,8 @@ class _Tensor:
 
     def _total(self, qtype_: str) -> Total:
         """The sum of v dW^2 over the whole tensor."""
-        y = self._rest(qtype_, "vd2")
-        rest = self._sampler.order.rest
-        controls = [self._rest(c, "vd2") for c in self._controls if c != qtype_]
-        known = np.column_stack([self._sampler.vw2[rest], *controls])
-        found = regression_total(y, known[: len(y)], known.sum(axis=0), len(rest))
+        s, y = self._sampler, self._rest(qtype_, "vd2")
+        found = regression_total(y, s.known[: len(y)], s.known_sums, s.n_rest)
         return Total(max(0.0, found.value) + self._certain_sum(qtype_, "vd2"), found.half_width)
 
     def _needed(self, qtype_: str, tolerance: float) -> int:
@@ -240,7 +234,7 @@ class _Tensor:
         wanted = tolerance * total.value
         if total.half_width <= wanted:
             return n
-        more = max(n + 1, rows_needed(total.half_width, wanted, n, n_rest))
+        more = max(n + 1, min(int(_MOST_GROWTH * n), rows_needed(total.half_width, wanted, n, n_rest)))
         # Few different numbers, so that types that need about as many are measured together.
         steps = np.ceil(np.log(more / _FIRST_ROWS) / np.log(_STEP))
         rounded = int(np.ceil(_FIRST_ROWS * _STEP**steps))
