@@ -17,8 +17,9 @@ from mqnative.build.writer import build_gguf
 from mqnative.formats.imatrix import read_imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe
 from mqnative.measure.imatrix import collect_imatrix
-from mqnative.measure.sweep import TensorSweep, sweep_tensor
+from mqnative.measure.sweep import sweep_tensor
 from mqnative.measure.sweep_model import sweep_model
+from mqnative.measure.weight_error import TensorSweep
 from mqnative.source.identity import identify
 
 TOLERANCE = 0.02
@@ -95,9 +96,16 @@ def sweep_seconds(bench: Bench, layers: Layers, tolerance: float) -> float:
             targets = {name: bench.candidates[name] for name in names}
             seeds = dict.fromkeys(targets, 1)
             n_threads = bench.n_threads
-            for _ in sweep_model(
-                bench.file, targets, bench.importances, seeds, tolerance=tolerance, n_threads=n_threads
-            ):
+            measured = sweep_model(
+                bench.file,
+                targets,
+                bench.importances,
+                seeds,
+                tolerance=tolerance,
+                n_threads=n_threads,
+                progress=lambda _name, _share: None,
+            )
+            for _ in measured:
                 pass
         else:
             for name in names:

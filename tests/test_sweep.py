@@ -12,14 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mqnative.core.quantize import quantization_error, row_errors
+from mqnative.errors import OperationCancelled
 from mqnative.formats.qtypes import qtype
-from mqnative.measure.sweep import (
-    QUANTILES,
-    TensorSweep,
-    pack_histogram,
-    sweep_tensor,
-    unpack_histogram,
-)
+from mqnative.measure.sweep import sweep_tensor
+from mqnative.measure.weight_error import QUANTILES, TensorSweep, pack_histogram, unpack_histogram
 
 Floats = npt.NDArray[np.float32]
 TYPES = ("Q8_0", "Q4_0", "Q6_K", "Q3_K", "IQ4_XS", "TQ2_0")
@@ -143,3 +139,28 @@ def test_histograms_stand_for_the_whole_tensor() -> None:
 @given(hnp.arrays(np.uint64, st.integers(1, 300), elements=st.integers(0, 2**63)))
 def test_packed_histograms_come_back(counts: npt.NDArray[np.uint64]) -> None:
     assert np.array_equal(unpack_histogram(pack_histogram(counts)), counts)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.02])
+def test_progress_moves_inside_a_tensor_and_only_forward(tolerance: float) -> None:
+    x = weights(1, 6000, 256)
+    shares: list[float] = []
+    swept(
+        x,
+        (*TYPES, "IQ2_XS", "IQ3_S"),
+        tolerance=tolerance,
+        progress=shares.append,
+        imatrix=importances(1, 256),
+    )
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 1
+    assert shares[-1] <= 1
+    assert len({s for s in shares if 0 < s < 1}) >= 2
+
+
+def test_what_listens_can_stop_a_tensor() -> None:
+    def stop(_share: float) -> None:
+        raise OperationCancelled("stopped", done=0, total=1)
+
+    with pytest.raises(OperationCancelled):
+        swept(weights(1, 6000, 256), tolerance=0.0, progress=stop)

@@ -11,7 +11,7 @@ from mqnative.app.options import imatrix_option, json_option, model_argument, st
 
 if TYPE_CHECKING:
     from mqnative.measure.study import Compute
-    from mqnative.measure.sweep import TensorSweep
+    from mqnative.measure.weight_error import TensorSweep
 
 _COLUMNS_WITHOUT_TYPES = (
     "Q8_0",

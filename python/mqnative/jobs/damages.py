@@ -11,7 +11,7 @@ from mqnative.build.plan import ModelTensor, model_tensors
 from mqnative.formats.imatrix import Imatrix
 from mqnative.jobs.candidates import Importances, candidate_types, default_targets, importances_of
 from mqnative.measure.study import Study
-from mqnative.measure.sweep import TensorSweep
+from mqnative.measure.weight_error import TensorSweep
 from mqnative.predict.damage import Anchor, Damage, TensorCurve, damage_table
 
 Chunks = np.ndarray[tuple[int, ...], np.dtype[np.float64]]

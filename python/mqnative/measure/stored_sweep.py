@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.measure.study import Study
-from mqnative.measure.sweep import METRIC_VERSION, TOLERANCE, TensorError, TensorSweep
+from mqnative.measure.sweep import METRIC_VERSION, TOLERANCE
 from mqnative.measure.sweep_model import sweep_model
+from mqnative.measure.weight_error import TensorError, TensorSweep
 from mqnative.source.encoded import weights_hash
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
@@ -62,6 +63,7 @@ def _measure(
         {name: int(study.identity.tensors[name][:16], 16) for name in missing},
         tolerance=tolerance,
         n_threads=study.n_threads,
+        progress=lambda name, share: study.monitor.update(done + int(share * tensors[name].n_weights)),
     )
     for name, sweep_, elapsed_s in swept:
         found[name] = sweep_

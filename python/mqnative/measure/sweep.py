@@ -7,22 +7,21 @@ largest weight of every block tells of every row's error, without encoding it, k
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.core.monitor import Monitor
 from mqnative.core.quantize import MatrixShape, RowErrors, error_quantiles, row_errors
 from mqnative.errors import QuantizeError
 from mqnative.formats.qtypes import QType
 from mqnative.measure.row_sample import RowOrder, Total, regression_total, rows_needed
+from mqnative.measure.weight_error import QUANTILES, TensorError, TensorSweep, pack_histogram
 
 METRIC_VERSION = 3
 TOLERANCE = 0.02
-QUANTILES = (0.5, 0.9, 0.99, 0.999)
 # Rows of the first sample: enough for a variance that can be trusted.
 _FIRST_ROWS = 32
 # Numbers of rows grow by this factor.
@@ -31,47 +30,7 @@ _STEP = 1.05
 _MOST_GROWTH = 1.5
 
 
-@dataclass(frozen=True)
-class TensorError:
-    """What a tensor loses at one type.
-
-    Attributes:
-        qtype: the type.
-        weighted: e as above; the error that predicts damage.
-        half_width: relative half-width of its 95 % interval; 0 where every row was taken.
-        unweighted: the same with v = 1.
-        rmse, max_abs: of dW, in units of the weights; max_abs over the sampled rows.
-        cosine: between original and decoded weights, importance-weighted.
-        n_rows: rows sampled.
-        quantiles: |dW| at `QUANTILES`, within 0.8 % and the sample's chance.
-    """
-
-    qtype: str
-    weighted: float
-    half_width: float
-    unweighted: float
-    rmse: float
-    max_abs: float
-    cosine: float
-    n_rows: int
-    quantiles: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class TensorSweep:
-    """A tensor's errors at every type tried.
-
-    Attributes:
-        errors: by type.
-        energy: sum of v W^2 over the whole tensor: turns e into an absolute error.
-        importance: energy per weight.
-        histograms: by type, packed counts of |dW|; see `unpack_histogram`.
-    """
-
-    errors: dict[str, TensorError]
-    energy: float
-    importance: float
-    histograms: dict[str, bytes] = field(default_factory=dict)
+Progress = Callable[[float], None]
 
 
 def sweep_tensor(
@@ -84,6 +43,7 @@ def sweep_tensor(
     seed: int,
     tolerance: float = TOLERANCE,
     n_threads: int | None = None,
+    progress: Progress | None = None,
 ) -> TensorSweep:
     """Measure one tensor at every type in ``targets``.
 
@@ -96,6 +56,7 @@ def sweep_tensor(
         seed: decides which rows are drawn; take it from the tensor's content.
         tolerance: relative half-width of the 95 % interval of e to reach; 0 takes every row.
         n_threads: default all usable processors; figures do not depend on it.
+        progress: called with the share of the tensor that is done, and from the calling thread.
 
     Returns:
         Types that overflow on these weights (F16 above 65504, say) are left out.
@@ -104,9 +65,9 @@ def sweep_tensor(
         as `mqnative.row_errors`.
     """
     sampler = _Sampler(data, source, shape, imatrix, seed, n_threads)
-    tensor = _Tensor(sampler, tuple(targets))
+    tensor = _Tensor(sampler, tuple(targets), progress or _ignore)
     if tolerance <= 0:
-        tensor.extend(targets, sampler.n_rest)
+        tensor.everything(targets)
     else:
         tensor.sample(targets, tolerance)
     counts = {t: tensor.histogram(t) for t in targets if t in tensor.kept}
@@ -116,22 +77,8 @@ def sweep_tensor(
     return TensorSweep(found, energy, energy / (shape[0] * shape[1] * shape[2]), packed)
 
 
-def pack_histogram(counts: npt.NDArray[np.uint64]) -> bytes:
-    """Counts of |dW|, as `RowErrors.histogram` has them, in a few kilobytes."""
-    filled = np.flatnonzero(counts)
-    first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
-    header = np.array([len(counts), first], "<u4").tobytes()
-    return zlib.compress(header + counts[first:last].astype("<u8").tobytes(), 1)
-
-
-def unpack_histogram(packed: bytes) -> npt.NDArray[np.uint64]:
-    """What `pack_histogram` was given."""
-    raw = zlib.decompress(packed)
-    n_bins, first = np.frombuffer(raw[:8], "<u4")
-    values = np.frombuffer(raw[8:], "<u8")
-    counts = np.zeros(n_bins, np.uint64)
-    counts[first : first + len(values)] = values
-    return counts
+def _ignore(_share: float) -> None:
+    """No one listens."""
 
 
 class _Sampler:
@@ -158,29 +105,67 @@ class _Sampler:
         self.known_sums = self.known.sum(axis=0)
         self.n_rest = len(self.order.rest)
 
-    def measure(self, types: Sequence[str], rows: npt.NDArray[np.int64]) -> RowErrors:
+    def measure(self, types: Sequence[str], rows: npt.NDArray[np.int64], monitor: Monitor) -> RowErrors:
         return row_errors(
-            *self._arguments, types, self._imatrix, rows=rows, histogram=True, n_threads=self._n_threads
+            *self._arguments,
+            types,
+            self._imatrix,
+            rows=rows,
+            histogram=True,
+            n_threads=self._n_threads,
+            monitor=monitor,
         )
+
+
+class _Steps:
+    """Turns the progress of measuring some rows at some types into that of the tensor."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.start_share, self.share = 0.0, 1.0
+        self._total = 1
+
+    def start(self, _step: str, total: int, _unit: str) -> None:
+        self._total = max(1, total)
+
+    def update(self, done: int) -> None:
+        self._progress(self.start_share + self.share * done / self._total)
+
+    def finish(self) -> None:
+        """Another call may follow."""
 
 
 class _Tensor:
     """The rows measured so far, type by type; types that cannot encode the tensor drop out."""
 
-    def __init__(self, sampler: _Sampler, types: tuple[str, ...]) -> None:
+    def __init__(self, sampler: _Sampler, types: tuple[str, ...], progress: Progress) -> None:
         self._sampler = sampler
+        self._steps = _Steps(progress)
+        self._n_types = len(types)
         self.kept = list(types)
         self._samples: dict[str, list[RowErrors]] = {}
         self._certain: dict[str, RowErrors] = {}
         self._taken: dict[str, int] = {}
 
+    def everything(self, targets: Sequence[str]) -> None:
+        """Take every row."""
+        order = self._sampler.order
+        certain = len(order.certain) / (len(order.certain) + len(order.rest))
+        self._steps.share = certain
+        self.extend(targets, 0)
+        self._steps.start_share, self._steps.share = certain, 1 - certain
+        self.extend(targets, self._sampler.n_rest)
+
     def sample(self, targets: Sequence[str], tolerance: float) -> None:
         """Add rows until every type is known well enough; how many a type gets depends on it alone."""
+        # A type is done when it is known well enough; how far the others are is not known.
+        self._steps.share = 0.0
         self.extend(targets, _FIRST_ROWS)
         open_types = list(self.kept)
         while open_types:
             needed = {t: self._needed(t, tolerance) for t in open_types if t in self.kept}
             open_types = [t for t, n in needed.items() if n > self._taken[t]]
+            self._steps.start_share = 1 - len(open_types) / self._n_types
             for n in sorted({needed[t] for t in open_types}):
                 self.extend([t for t in open_types if needed[t] == n], n)
 
@@ -201,7 +186,7 @@ class _Tensor:
         types = list(types)
         while types:
             try:
-                found = self._sampler.measure(types, rows)
+                found = self._sampler.measure(types, rows, self._steps)
             except QuantizeError as error:
                 # The type overflows on these weights; the others are still of use.
                 if error.qtype not in types:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from mqnative.formats.gguf import GGUFFile
-from mqnative.measure.sweep import TOLERANCE, TensorSweep, sweep_tensor
+from mqnative.measure.sweep import TOLERANCE, Progress, sweep_tensor
+from mqnative.measure.weight_error import TensorSweep
 
 # Weights of a tensor that one thread measures alone, beside other tensors.
 _SMALL = 4 * 1024 * 1024
@@ -24,6 +26,7 @@ def sweep_model(
     *,
     tolerance: float = TOLERANCE,
     n_threads: int,
+    progress: Callable[[str, float], None],
 ) -> Iterator[tuple[str, TensorSweep, float]]:
     """Sweep the tensors in ``targets``.
 
@@ -34,6 +37,7 @@ def sweep_model(
         seeds: by tensor name; see `sweep_tensor`.
         tolerance: as for `sweep_tensor`.
         n_threads: figures do not depend on it.
+        progress: told a large tensor's name and the share of it that is done.
 
     Yields:
         A tensor, its errors, and the seconds that they took; in the order in which they are done.
@@ -42,7 +46,7 @@ def sweep_model(
         as `sweep_tensor`.
     """
 
-    def run(name: str, threads: int) -> tuple[str, TensorSweep, float]:
+    def run(name: str, threads: int, report: Progress | None = None) -> tuple[str, TensorSweep, float]:
         info = file.tensors[name]
         started = time.monotonic()
         found = sweep_tensor(
@@ -54,6 +58,7 @@ def sweep_model(
             seed=seeds[name],
             tolerance=tolerance,
             n_threads=threads,
+            progress=report,
         )
         return name, found, time.monotonic() - started
 
@@ -70,4 +75,4 @@ def sweep_model(
                 future.cancel()
     for name in targets:
         if name not in small:
-            yield run(name, n_threads)
+            yield run(name, n_threads, partial(progress, name))
