@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mqnative.measure.row_sample import RowOrder, regression_total, rows_needed
+from mqnative.measure.row_sample import Regression, RowOrder, Total, rows_needed
 from mqnative.measure.uncertainty import student_t95
 
+Floats = npt.NDArray[np.float64]
 seeds = st.integers(0, 2**32 - 1)
+
+
+def regression_total(y: Floats, known: Floats, known_sums: Floats, n_total: int) -> Total:
+    return Regression(known, known_sums, n_total).total(y)
 
 
 @given(st.integers(1, 6), st.integers(1, 40), seeds)

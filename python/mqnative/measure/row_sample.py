@@ -61,43 +61,50 @@ class Total:
     half_width: float
 
 
-def regression_total(y: F64Array, known: F64Array, known_sums: F64Array, n_total: int) -> Total:
-    """The sum of y over ``n_total`` rows, from a random sample of them.
+class Regression:
+    """What a random sample of rows tells of the sum over ``n_total`` rows, for any figure of the sample.
+
+    The regression estimate with an intercept; infinitely unsure with no more rows than it has terms.
 
     Args:
-        y: shape (n,), of the sampled rows.
         known: shape (n, p): figures of the sampled rows whose sums over all rows are known.
         known_sums: shape (p,).
         n_total: rows in all.
 
-    Returns:
-        The regression estimate with an intercept; infinitely unsure with no more rows than it has terms.
-
-    Source: Saerndal, Swensson and Wretman (1992), section 6.6, with the leverage correction HC3.
+    Source: Saerndal, Swensson and Wretman (1992), section 6.6; the leverage correction HC3 is of MacKinnon
+    and White (1985).
     """
-    n = len(y)
-    if n == n_total:
-        return Total(float(y.sum()), 0.0)
-    # A figure that is 0 everywhere explains nothing; the others are scaled alike.
-    useful = known_sums > 0
-    means = known_sums[useful] / n_total
-    design = np.ones((n, 1 + int(useful.sum())))
-    design[:, 1:] = known[:, useful] / means
-    if n == 0:
-        return Total(0.0, np.inf)
-    u, sizes, v = np.linalg.svd(design, full_matrices=False)
-    kept = sizes > sizes[0] * 1e-9
-    degrees = n - int(kept.sum())
-    if degrees <= 0:
-        return Total(float(y.mean()) * n_total, np.inf)
-    u = u[:, kept]
-    # The weight with which each sampled row stands for all rows; every figure's mean over all rows is 1.
-    g = u @ (v[kept].sum(axis=1) / sizes[kept])
-    residuals = y - u @ (u.T @ y)
-    # Rows that pull the fit towards themselves leave residuals that are too small.
-    leverage = np.minimum((u**2).sum(axis=1), 0.99)
-    error = np.sqrt((g**2 * residuals**2 / (1 - leverage) ** 2).sum() * (1 - n / n_total))
-    return Total(float(g @ y) * n_total, float(student_t95(degrees) * error) * n_total)
+
+    def __init__(self, known: F64Array, known_sums: F64Array, n_total: int) -> None:
+        n = len(known)
+        self._n, self._n_total = n, n_total
+        self._degrees = 0
+        if n in (0, n_total):
+            return
+        # A figure that is 0 everywhere explains nothing; the others are scaled alike.
+        useful = known_sums > 0
+        design = np.ones((n, 1 + int(useful.sum())))
+        design[:, 1:] = known[:, useful] / (known_sums[useful] / n_total)
+        u, sizes, v = np.linalg.svd(design, full_matrices=False)
+        kept = sizes > sizes[0] * 1e-9
+        self._degrees = n - int(kept.sum())
+        self._u = u[:, kept]
+        # The weight with which each sampled row stands for all; every figure's mean over all rows is 1.
+        self._g = self._u @ (v[kept].sum(axis=1) / sizes[kept])
+        # Rows that pull the fit towards themselves leave residuals that are too small.
+        leverage = np.minimum((self._u**2).sum(axis=1), 0.99)
+        self._spread = self._g**2 / (1 - leverage) ** 2 * (1 - n / n_total)
+        self._quantile = student_t95(self._degrees) if self._degrees > 0 else np.inf
+
+    def total(self, y: F64Array) -> Total:
+        """The sum over all rows of what is ``y``, shape (n,), in the sampled ones."""
+        if self._n == self._n_total:
+            return Total(float(y.sum()), 0.0)
+        if self._degrees <= 0:
+            return Total(float(y.mean()) * self._n_total if self._n else 0.0, np.inf)
+        residuals = y - self._u @ (self._u.T @ y)
+        error = np.sqrt(float(self._spread @ residuals**2))
+        return Total(float(self._g @ y) * self._n_total, float(self._quantile * error) * self._n_total)
 
 
 def rows_needed(half_width: float, wanted: float, n: int, n_total: int) -> int:

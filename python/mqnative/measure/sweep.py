@@ -17,7 +17,7 @@ from mqnative.core.monitor import Monitor
 from mqnative.core.quantize import MatrixShape, RowErrors, error_quantiles, row_errors
 from mqnative.errors import QuantizeError
 from mqnative.formats.qtypes import QType
-from mqnative.measure.row_sample import RowOrder, Total, regression_total, rows_needed
+from mqnative.measure.row_sample import Regression, RowOrder, Total, rows_needed
 from mqnative.measure.weight_error import QUANTILES, TensorError, TensorSweep, pack_histogram
 
 METRIC_VERSION = 3
@@ -101,9 +101,16 @@ class _Sampler:
         self.n_weights = shape[0] * shape[1] * shape[2]
         known = np.vstack([norms.vw2, norms.peaks])
         self.order = RowOrder.of(known, shape[0], seed)
-        self.known = np.ascontiguousarray(known[:, self.order.rest].T)
-        self.known_sums = self.known.sum(axis=0)
+        self._known = np.ascontiguousarray(known[:, self.order.rest].T)
+        self._known_sums = self._known.sum(axis=0)
         self.n_rest = len(self.order.rest)
+        self._regressions: dict[int, Regression] = {}
+
+    def regression(self, n: int) -> Regression:
+        """On the first ``n`` rows of the order: types share them."""
+        if n not in self._regressions:
+            self._regressions[n] = Regression(self._known[:n], self._known_sums, self.n_rest)
+        return self._regressions[n]
 
     def measure(self, types: Sequence[str], rows: npt.NDArray[np.int64], monitor: Monitor) -> RowErrors:
         return row_errors(
@@ -210,8 +217,8 @@ class _Tensor:
 
     def _total(self, qtype_: str) -> Total:
         """The sum of v dW^2 over the whole tensor."""
-        s, y = self._sampler, self._rest(qtype_, "vd2")
-        found = regression_total(y, s.known[: len(y)], s.known_sums, s.n_rest)
+        y = self._rest(qtype_, "vd2")
+        found = self._sampler.regression(len(y)).total(y)
         return Total(max(0.0, found.value) + self._certain_sum(qtype_, "vd2"), found.half_width)
 
     def _needed(self, qtype_: str, tolerance: float) -> int:
