@@ -12,7 +12,8 @@ void bind_info(py::module_& m) {
     for (const TypeInfo& t : type_table()) {
       table.append(py::dict(py::arg("id") = t.id, py::arg("name") = t.name, py::arg("block") = t.block,
                             py::arg("block_bytes") = t.block_bytes, py::arg("is_quantized") = t.is_quantized,
-                            py::arg("is_target") = t.is_target, py::arg("needs_imatrix") = t.needs_imatrix));
+                            py::arg("is_target") = t.is_target, py::arg("needs_imatrix") = t.needs_imatrix,
+                            py::arg("activation") = t.activation));
     }
     return table;
   });

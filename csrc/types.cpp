@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "backend.hpp"
+#include "ggml-cpu.h"
 #include "ggml-quants.h"
 #include "ggml.h"
 #include "parallel.hpp"
@@ -59,9 +60,10 @@ std::vector<TypeInfo> type_table() {
     if (traits->blck_size <= 0 || traits->type_size == 0 || traits->type_name == nullptr) {
       continue;
     }
+    const auto type = static_cast<ggml_type>(id);
     table.push_back({id, type_name(id), traits->blck_size, static_cast<int64_t>(traits->type_size),
-                     traits->is_quantized, has_encoder(id),
-                     ggml_quantize_requires_imatrix(static_cast<ggml_type>(id))});
+                     traits->is_quantized, has_encoder(id), ggml_quantize_requires_imatrix(type),
+                     type_name(ggml_get_type_traits_cpu(type)->vec_dot_type)});
   }
   return table;
 }

@@ -13,8 +13,9 @@ struct TypeInfo {
   int64_t block;
   int64_t block_bytes;
   bool is_quantized;
-  bool is_target;      // a tensor can be stored in it (has_encoder)
-  bool needs_imatrix;  // its encoder refuses to run without importances
+  bool is_target;          // a tensor can be stored in it (has_encoder)
+  bool needs_imatrix;      // its encoder refuses to run without importances
+  std::string activation;  // what the CPU's product turns activations into
 };
 
 // Every type ggml knows, removed ones left out.

@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 
 from mqnative.errors import MQNativeError, NonFiniteError, UnsupportedTypeError
 from mqnative.predict.damage import (
-    IDENTITY,
     Anchor,
     Damage,
-    Link,
     TensorCurve,
     damage_table,
     kld_floor,
     predict_mix,
     role_of,
 )
+from mqnative.predict.link import IDENTITY, Link
 
 ERRORS = {"BF16": 0.0, "Q8_0": 1e-4, "Q6_K": 4e-4, "Q4_K": 6e-3, "Q3_K": 2.5e-2, "Q2_K": 8e-2}
 

@@ -11,6 +11,7 @@ import click
 from mqnative.app.options import (
     PATH,
     ctx_option,
+    fast_option,
     force_option,
     json_option,
     model_argument,
@@ -67,6 +68,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for model, recipe and report.")
 @click.option("--types", callback=type_list, help="Types allowed, comma-separated; default: all ggml writes.")
+@fast_option
 @ctx_option
 @effort_options
 @study_options
@@ -80,6 +82,7 @@ def auto(
     evaluation: Path | None,
     output: Path,
     types: tuple[str, ...],
+    fast: bool,
     n_ctx: int,
     probe_chunks: int,
     precision: float,
@@ -105,12 +108,14 @@ def auto(
         probe_chunks=probe_chunks,
         precision=precision,
         verify_chunks=verify_chunks,
+        fast=fast,
         compute=compute,
     )
     budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
     allowed = f" --types {','.join(types)}" if types else ""
-    effort = f"--ctx {n_ctx} --probe-chunks {probe_chunks} --precision {precision:g}{allowed}"
+    probes = "--fast" if fast else f"--probe-chunks {probe_chunks} --precision {precision:g}"
+    effort = f"--ctx {n_ctx} {probes}{allowed}"
     command = f"mqnative auto {model.name} {budget} {texts} {effort} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 

@@ -46,6 +46,9 @@ ctx_option = click.option(
 chunks_option = click.option(
     "--chunks", type=Chunks(), default="all", show_default=True, help="Use only the first N chunks."
 )
+fast_option = click.option(
+    "--fast", is_flag=True, help="Probe nothing: choose by weight errors and what roles cost on other models."
+)
 imatrix_option = click.option(
     "--imatrix", "imatrix_path", type=PATH, help="Importance matrix (GGUF or legacy)."
 )

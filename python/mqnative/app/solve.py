@@ -10,6 +10,7 @@ import click
 from mqnative.app.options import (
     PATH,
     ctx_option,
+    fast_option,
     force_option,
     imatrix_option,
     json_option,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--types", callback=type_list, help="Types allowed, comma-separated; default: every type ggml writes."
 )
+@fast_option
 @click.option("--probe-chunks", type=click.IntRange(min=2), default=16, show_default=True)
 @click.option("-o", "--output", type=PATH, required=True, help="Where to write the recipe (YAML, or .json).")
 @ctx_option
@@ -51,6 +53,7 @@ def solve(
     method: str,
     imatrix_path: Path | None,
     types: tuple[str, ...],
+    fast: bool,
     probe_chunks: int,
     output: Path,
     n_ctx: int,
@@ -77,7 +80,7 @@ def solve(
     check_output(output, force=force)
     read_text(text)
     imatrix = None if imatrix_path is None else read_imatrix(imatrix_path)
-    options = Options(size_bytes, bpw, n_ctx, types, probe_chunks, compute=compute)
+    options = Options(size_bytes, bpw, n_ctx, types, probe_chunks, fast=fast, compute=compute)
     with (
         ProgressMonitor() as monitor,
         Store.open() as store,

@@ -23,6 +23,7 @@ class QType:
         is_quantized: whether ggml calls the type quantized (F32, F16, BF16 and integers are not).
         is_target: whether ggml can write the type; activation formats and integers are not targets.
         needs_imatrix: whether ggml's encoder refuses to run without importances.
+        activation: the type that ggml's CPU kernels turn activations into before they multiply.
     """
 
     id: int
@@ -32,6 +33,7 @@ class QType:
     is_quantized: bool
     is_target: bool
     needs_imatrix: bool
+    activation: str
 
     @property
     def bpw(self) -> float:

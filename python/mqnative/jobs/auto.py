@@ -18,7 +18,14 @@ from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.formats.imatrix import Imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe, write_recipe
 from mqnative.jobs.candidates import default_targets
-from mqnative.jobs.damages import Measured, anchor_for, measured_of, plan_measures
+from mqnative.jobs.damages import (
+    Measured,
+    anchor_for,
+    lossless_for,
+    measured_fast,
+    measured_of,
+    plan_measures,
+)
 from mqnative.jobs.fit import Fit, budget_of_bpw, fit
 from mqnative.jobs.presets import STANDARD, Rival, near_rivals, rivals
 from mqnative.jobs.request import OutputFolder, Request, text_hash
@@ -49,6 +56,7 @@ class Options:
         probe_chunks: at most so many for each tensor.
         precision: of a probe; see `mqnative.measure.probes.probe_until`.
         rivals: presets to verify besides the standard ones and the best of at most equal size.
+        fast: no probes: weight errors and priors alone.
     """
 
     size_bytes: int | None = None
@@ -60,6 +68,7 @@ class Options:
     select_chunks: int = SELECT_CHUNKS
     verify_chunks: int | None = None
     rivals: tuple[str, ...] = ()
+    fast: bool = False
     compute: Compute = field(default_factory=Compute)
 
 
@@ -120,15 +129,19 @@ class Run:
         if imatrix is None:
             with self.step("imatrix", f"{parts.imatrix.n_chunks} chunks"):
                 imatrix = study.imatrix(parts.imatrix)
-        plan = plan_measures(study, imatrix, options.targets, anchor_for(self.bpw()))
+        bpw = self.bpw()
+        plan = plan_measures(study, imatrix, options.targets, anchor_for(bpw), lossless=lossless_for(bpw))
         with self.step("weight errors", f"{plan.n_pairs} tensor x type pairs"):
             sweeps = sweep(study, plan.wanted, plan.importances)
+        if options.fast:
+            return measured_fast(study, plan, sweeps)
         text = parts.probe.head(options.probe_chunks)
-        with self.step("probes", f"{len(plan.anchors)} tensors, up to {text.n_chunks} chunks"):
-            probes = probe_until(
-                study, text, list(plan.anchors.items()), plan.importances, precision=options.precision
-            )
-        return measured_of(plan, sweeps, {name: means.kld for (name, _), means in probes.items()})
+        pairs = [*plan.anchors.items(), *(p for p in plan.lossless if plan.anchors[p[0]] != p[1])]
+        with self.step(
+            "probes", f"{len(pairs)} of {len(plan.anchors)} tensors, up to {text.n_chunks} chunks"
+        ):
+            probes = probe_until(study, text, pairs, plan.importances, precision=options.precision)
+        return measured_of(plan, sweeps, {pair: means.kld for pair, means in probes.items()})
 
     def bpw(self) -> float:
         """The budget in bits per weight, about."""
@@ -204,6 +217,7 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         select_chunks=options.select_chunks,
         verify_chunks=options.verify_chunks,
         rivals=options.rivals,
+        fast=options.fast,
         build=study.build,
     )
 

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from mqnative.build.plan import ModelTensor, model_tensors
 from mqnative.formats.imatrix import Imatrix
 from mqnative.jobs.candidates import Importances, candidate_types, default_targets, importances_of
+from mqnative.jobs.places import places_of
 from mqnative.measure.study import Study
 from mqnative.measure.weight_error import TensorSweep
 from mqnative.predict.damage import Anchor, Damage, TensorCurve, damage_table
+from mqnative.predict.noise import LOSSLESS, Noise, floors, noise_of, with_activations, without_noise
+from mqnative.predict.priors import fast_table
 
 Chunks = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
-# Up to these bits per weight, tensors are probed at this type: near what they will get, so that little has to
-# be extrapolated, and few different ones, so that another budget finds its probes in the store.
-_ANCHORS = ((3.0, "Q2_K"), (5.0, "Q3_K"))
-_ANCHOR_ABOVE = "Q4_K"
+# Up to so many bits per weight, tensors are probed at Q2_K, above at Q3_K: near what they will get or worse, so
+# that the loss of weights stands out, and few different types, so that another budget finds its probes.
+_LOW_BPW, _LOW_ANCHOR, _ANCHOR = 3.0, "Q2_K", "Q3_K"
+# Above so many bits per weight, what is lost besides the weights decides, and is measured for every tensor.
+_EVERY_LOSSLESS_BPW = 6.0
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+
+Pair = tuple[str, str]
 
 
 def anchor_for(bpw: float) -> str:
     """The type to probe at for a budget of ``bpw`` bits per weight."""
-    return next((qtype for limit, qtype in _ANCHORS if bpw <= limit), _ANCHOR_ABOVE)
+    return _LOW_ANCHOR if bpw <= _LOW_BPW else _ANCHOR
+
+
+def lossless_for(bpw: float) -> Literal["layers", "tensors"]:
+    """Which tensors to probe at types that all but keep the weights, for a budget."""
+    return "tensors" if bpw > _EVERY_LOSSLESS_BPW else "layers"
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class MeasurePlan:
         imatrix, importances: how each is encoded.
         candidates: tensor -> types it may get.
         anchors: tensor -> type to probe it at.
+        lossless: (tensor, type) to probe for what is no loss of weights.
         wanted: tensor -> types whose weight error is needed.
     """
 
@@ -44,6 +59,7 @@ class MeasurePlan:
     importances: Importances
     candidates: dict[str, tuple[str, ...]]
     anchors: dict[str, str]
+    lossless: tuple[Pair, ...]
     wanted: dict[str, tuple[str, ...]]
 
     @property
@@ -60,52 +76,150 @@ class Measured:
         tensors: of the source.
         imatrix, importances: how each is encoded.
         sweeps: weight errors at every candidate type.
-        probes: tensor -> mean KLD of each probe chunk at its anchor type.
+        probes: (tensor, type) -> mean KLD of each probe chunk.
         anchors: tensor -> anchor type.
         table: predicted damage, tensor -> type.
+        floor: KLD that any mix pays once, because the reference rounds its activations.
     """
 
     tensors: dict[str, ModelTensor]
     imatrix: Imatrix
     importances: Importances
     sweeps: dict[str, TensorSweep]
-    probes: dict[str, Chunks]
+    probes: dict[Pair, Chunks]
     anchors: dict[str, str]
     table: dict[str, dict[str, Damage]]
+    floor: float = 0.0
 
 
-def plan_measures(study: Study, imatrix: Imatrix, targets: tuple[str, ...], anchor: str) -> MeasurePlan:
-    """What to measure for these target types (none: every type); ``anchor`` falls back as any type does."""
+def plan_measures(
+    study: Study,
+    imatrix: Imatrix,
+    targets: tuple[str, ...],
+    anchor: str,
+    *,
+    lossless: Literal["layers", "tensors"] = "layers",
+) -> MeasurePlan:
+    """What to measure.
+
+    Args:
+        study: the model.
+        imatrix: its importances.
+        targets: types it may get; none: every type.
+        anchor: the type to probe at; falls back as any type does.
+        lossless: whether one tensor of every layer or every tensor is probed at `LOSSLESS` types.
+    """
     tensors = model_tensors(study.file)
     importances = importances_of(tensors, imatrix)
     candidates = candidate_types(tensors, importances, targets or default_targets())
     anchors = {
         name: found[0] for name, found in candidate_types(tensors, importances, [anchor]).items() if found
     }
+    probed = {name: [anchors[name]] for name in anchors}
+    pairs = _lossless_pairs(tensors, importances, list(anchors), lossless)
+    for name, target in pairs:
+        probed[name].append(target)
     wanted = {
-        name: tuple(dict.fromkeys((*types, *([anchors[name]] if name in anchors else []))))
-        for name, types in candidates.items()
+        name: tuple(dict.fromkeys((*types, *probed.get(name, [])))) for name, types in candidates.items()
     }
-    return MeasurePlan(tensors, imatrix, importances, candidates, anchors, wanted)
+    return MeasurePlan(tensors, imatrix, importances, candidates, anchors, pairs, wanted)
 
 
-def measured_of(plan: MeasurePlan, sweeps: dict[str, TensorSweep], probes: Mapping[str, Chunks]) -> Measured:
+def _lossless_pairs(
+    tensors: Mapping[str, ModelTensor],
+    importances: Importances,
+    names: list[str],
+    which: Literal["layers", "tensors"],
+) -> tuple[Pair, ...]:
+    types = {target: candidate_types(tensors, importances, [target]) for target in LOSSLESS.values()}
+    every = LOSSLESS["Q8_0"]
+    if which == "tensors":
+        # A fallback is another type, and tells nothing of the format.
+        return tuple((n, t) for t, found in types.items() for n in names if t in found.get(n, ()))
+    smallest: dict[int, str] = {}
+    for name in names:
+        block = _BLOCK.match(name)
+        if block is None or every not in types[every].get(name, ()):
+            continue
+        layer = int(block[1])
+        # The smaller a tensor, the less it loses itself.
+        rest = [n for n in (smallest.get(layer), name) if n is not None]
+        smallest[layer] = min(rest, key=lambda n: tensors[n].info.n_weights)
+    return tuple((name, every) for _, name in sorted(smallest.items()))
+
+
+def measured_of(plan: MeasurePlan, sweeps: dict[str, TensorSweep], probes: Mapping[Pair, Chunks]) -> Measured:
     """The damage table that these measurements give."""
-    curves = [
-        TensorCurve(
-            name,
-            {t: e.weighted * sweeps[name].energy for t, e in sweeps[name].errors.items()},
-            (_anchor(plan.anchors[name], probes[name]),) if name in probes else (),
-            plan.tensors[name].info.n_weights,
+    curves = {
+        name: replace(
+            curve,
+            anchors=tuple(
+                _anchor(t, probes[name, t]) for t in [plan.anchors.get(name, "")] if (name, t) in probes
+            ),
         )
-        for name in plan.candidates
-    ]
-    table = damage_table(curves)
+        for name, curve in curves_of(plan, sweeps).items()
+    }
+    noises = _noises(plan, curves, probes)
+    table = damage_table([without_noise(curves[name], noises[name]) for name in plan.candidates])
+    kept = {}
+    for name, types in plan.candidates.items():
+        damages = with_activations(table[name], noises[name])
+        kept[name] = {t: damages[t] for t in types if t in damages}
+    floor = max((n.floor for n in noises.values()), default=0.0)
+    anchors = plan.anchors
+    return Measured(plan.tensors, plan.imatrix, plan.importances, sweeps, dict(probes), anchors, kept, floor)
+
+
+def measured_fast(study: Study, plan: MeasurePlan, sweeps: dict[str, TensorSweep]) -> Measured:
+    """The damage table that weight errors and priors give, nothing having been run."""
+    where = places_of(study.file, list(plan.candidates))
+    table = fast_table(list(curves_of(plan, sweeps).values()), where)
     kept = {
         name: {t: table[name][t] for t in types if t in table[name]}
         for name, types in plan.candidates.items()
     }
-    return Measured(plan.tensors, plan.imatrix, plan.importances, sweeps, dict(probes), plan.anchors, kept)
+    return Measured(plan.tensors, plan.imatrix, plan.importances, sweeps, {}, {}, kept)
+
+
+def curves_of(plan: MeasurePlan, sweeps: Mapping[str, TensorSweep]) -> dict[str, TensorCurve]:
+    """Every candidate's weight errors, without a measurement."""
+    return {
+        name: TensorCurve(
+            name,
+            {t: e.weighted * sweeps[name].energy for t, e in sweeps[name].errors.items()},
+            (),
+            plan.tensors[name].info.n_weights,
+        )
+        for name in plan.candidates
+    }
+
+
+def _noises(
+    plan: MeasurePlan, curves: Mapping[str, TensorCurve], probes: Mapping[Pair, Chunks]
+) -> dict[str, Noise]:
+    lossless: dict[str, tuple[Anchor, ...]] = {}
+    for name, target in plan.lossless:
+        if (name, target) in probes and target in curves[name].errors and curves[name].usable_anchors:
+            lossless[name] = (*lossless.get(name, ()), _anchor(target, probes[name, target]))
+    found = floors(curves, lossless)
+    by_layer: dict[int, float] = {}
+    for name, floor in found.items():
+        if block := _BLOCK.match(name):
+            number = int(block[1])
+            by_layer[number] = min(floor, by_layer.get(number, floor))
+    noises = {}
+    for name, curve in curves.items():
+        layer = _layer_behind(name, by_layer)
+        floor = 0.0 if layer is None else by_layer.get(layer, 0.0)
+        noises[name] = noise_of(curve, floor, lossless.get(name, ()))
+    return noises
+
+
+def _layer_behind(name: str, by_layer: Mapping[int, float]) -> int | None:
+    """The first block whose rounding a change of the tensor disturbs; None behind the last block."""
+    if block := _BLOCK.match(name):
+        return int(block[1])
+    return min(by_layer, default=None) if name.startswith("token_embd") else None
 
 
 def _anchor(qtype: str, klds: Chunks) -> Anchor:

@@ -201,7 +201,7 @@ def _tensor_row(tensor: PlannedTensor, measured: Measured) -> TensorRow:
         0.0 if chosen is None else chosen.mean,
         _percentile(tensor.name, measured),
         tuple(
-            CurvePoint(t, qtype(t).bpw, d.mean, *_interval(d), measured=t == measured.anchors[tensor.name])
+            CurvePoint(t, qtype(t).bpw, d.mean, *_interval(d), measured=(tensor.name, t) in measured.probes)
             for t, d in by_type.items()
         ),
     )

@@ -13,7 +13,7 @@ from mqnative.errors import OutputError, OutputExistsError
 from mqnative.formats.atomic import write_text_atomic
 
 # Raised when the same request would give another answer.
-_REQUEST_VERSION = 1
+_REQUEST_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Request:
         probe_chunks, select_chunks, verify_chunks: how much text each step uses; None: as much as it takes.
         precision: of a probe.
         rivals: presets to verify besides the standard ones.
+        fast: whether nothing is probed.
         build: upstream commit, ISA and device.
     """
 
@@ -44,6 +45,7 @@ class Request:
     select_chunks: int
     verify_chunks: int | None
     rivals: tuple[str, ...]
+    fast: bool
     build: str
 
     def key(self) -> str:

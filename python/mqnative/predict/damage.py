@@ -14,10 +14,10 @@ from statistics import median
 
 from mqnative.errors import MQNativeError, UnsupportedTypeError
 from mqnative.predict.curve import Anchor, Damage, TensorCurve, complete, scaled_damages
+from mqnative.predict.link import IDENTITY, Link
 
 __all__ = [
-    "IDENTITY", "Anchor", "Damage", "DamageTable", "Link", "TensorCurve", "damage_table", "kld_floor",
-    "predict_mix", "role_of",
+    "Anchor", "Damage", "DamageTable", "TensorCurve", "damage_table", "kld_floor", "predict_mix", "role_of",
 ]  # fmt: skip
 
 # Tensors of one role differ in KLD per error by a factor of some ten between blocks, rarely by more.
@@ -48,31 +48,6 @@ class DamageTable(Mapping[str, Mapping[str, Damage]]):
 
     def __len__(self) -> int:
         return len(self.damages)
-
-
-@dataclass(frozen=True)
-class Link:
-    """From the sum of tensors' damages to the KLD of the mix: KLD = exp(intercept) * sum^slope.
-
-    Fitted on ln KLD of a few mixes that were run whole; rises with the sum, so that it changes no choice.
-    """
-
-    slope: float = 1.0
-    intercept: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.slope) and self.slope > 0 and math.isfinite(self.intercept)):
-            raise ValueError(f"expected a slope above 0 and a finite intercept, got {self}")
-
-    def apply(self, damage: Damage) -> Damage:
-        """The predicted KLD; its variance by the derivative at the mean."""
-        if self == IDENTITY or damage.mean <= 0:
-            return damage
-        mean = math.exp(self.intercept) * damage.mean**self.slope
-        return Damage(mean, damage.variance * (self.slope * mean / damage.mean) ** 2)
-
-
-IDENTITY = Link()
 
 
 def role_of(name: str) -> str:
