@@ -28,6 +28,7 @@ _DEMO_BPW = 4.5
 # Enough text for a clear answer in under two minutes on two cores.
 _DEMO_PROBE_CHUNKS = 6
 _DEMO_SELECT_CHUNKS = 4
+_DEMO_REFINE_ROUNDS = 1
 _DEMO_VERIFY_CHUNKS = 20
 
 
@@ -52,7 +53,15 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Probe with fewer chunks where the 95 % interval is this narrow already, as a share; 0: all.",
     )
-    return verify(probes(precision(command)))
+    refine = click.option(
+        "--refine",
+        "refine_rounds",
+        type=click.IntRange(min=0),
+        default=2,
+        show_default=True,
+        help="At most so many rounds of moves measured on the solved mix.",
+    )
+    return verify(probes(precision(refine(command))))
 
 
 @click.command(
@@ -86,6 +95,7 @@ def auto(
     n_ctx: int,
     probe_chunks: int,
     precision: float,
+    refine_rounds: int,
     verify_chunks: int | None,
     compute: Compute,
     force: bool,
@@ -109,12 +119,17 @@ def auto(
         precision=precision,
         verify_chunks=verify_chunks,
         fast=fast,
+        refine_rounds=refine_rounds,
         compute=compute,
     )
     budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
     allowed = f" --types {','.join(types)}" if types else ""
-    probes = "--fast" if fast else f"--probe-chunks {probe_chunks} --precision {precision:g}"
+    probes = (
+        "--fast"
+        if fast
+        else f"--probe-chunks {probe_chunks} --precision {precision:g} --refine {refine_rounds}"
+    )
     effort = f"--ctx {n_ctx} {probes}{allowed}"
     command = f"mqnative auto {model.name} {budget} {texts} {effort} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
@@ -147,6 +162,7 @@ def demo(
         bpw,
         probe_chunks=_DEMO_PROBE_CHUNKS,
         select_chunks=_DEMO_SELECT_CHUNKS,
+        refine_rounds=_DEMO_REFINE_ROUNDS,
         verify_chunks=_DEMO_VERIFY_CHUNKS,
         compute=compute,
     )

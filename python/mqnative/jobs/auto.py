@@ -7,12 +7,12 @@ is finished. The folder's manifest is written last.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mqnative.build.plan import upstream_header_bytes
+from mqnative.build.plan import BuildPlan, plan_build, upstream_header_bytes
 from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.formats.imatrix import Imatrix, write_imatrix
@@ -27,17 +27,20 @@ from mqnative.jobs.damages import (
     plan_measures,
 )
 from mqnative.jobs.fit import Fit, budget_of_bpw, fit
-from mqnative.jobs.presets import STANDARD, Rival, near_rivals, rivals
+from mqnative.jobs.linking import damage_sum, link_mixes, predicted_kld
+from mqnative.jobs.net import Net, as_solution, uniform_mixes
+from mqnative.jobs.presets import STANDARD, near_rivals, rivals
+from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS, Step, refine
 from mqnative.jobs.request import OutputFolder, Request, text_hash
 from mqnative.jobs.verify import Judged, held_out_scores, judge
 from mqnative.measure.corpus import read_corpus, read_text
-from mqnative.measure.evaluate import summarize
 from mqnative.measure.parts import Parts, deal_parts
 from mqnative.measure.probes import probe_until
-from mqnative.measure.stored_scores import score
+from mqnative.measure.stored_scores import mix_means, score
 from mqnative.measure.stored_sweep import sweep
 from mqnative.measure.study import Compute, Study
-from mqnative.predict.damage import Damage, predict_mix
+from mqnative.predict.damage import Damage
+from mqnative.predict.link import Link, fit_link
 from mqnative.store import Store
 
 PROBE_CHUNKS = 16
@@ -45,6 +48,7 @@ PRECISION = 0.1
 SELECT_CHUNKS = 8
 # Presets that could be the best of their size are measured on the select text; so many of the largest.
 _RIVALS_MEASURED = 4
+_UNIFORMS_MEASURED = 2
 IMATRIX_NAME = "imatrix.gguf"
 
 
@@ -57,6 +61,7 @@ class Options:
         precision: of a probe; see `mqnative.measure.probes.probe_until`.
         rivals: presets to verify besides the standard ones and the best of at most equal size.
         fast: no probes: weight errors and priors alone.
+        refine_rounds: at most so many times moves are measured on the solved mix.
     """
 
     size_bytes: int | None = None
@@ -69,7 +74,11 @@ class Options:
     verify_chunks: int | None = None
     rivals: tuple[str, ...] = ()
     fast: bool = False
+    refine_rounds: int = MOST_ROUNDS
     compute: Compute = field(default_factory=Compute)
+
+
+RESULT = "result"
 
 
 @dataclass(frozen=True)
@@ -88,16 +97,18 @@ class Outcome:
     request: Request
     measured: Measured
     fit: Fit
-    predicted: Damage
-    rivals: dict[str, Rival]
-    best_rival: str | None
+    link: Link
+    net: Net
+    refinement: tuple[Step, ...]
     judged: dict[str, Judged]
     model_path: Path
     steps: tuple[Timed, ...]
     ppl_ref: float
 
-
-RESULT = "result"
+    @property
+    def predicted(self) -> Damage:
+        """The result's KLD as it was predicted; nothing where a rival's types are not in the table."""
+        return predicted_kld(self.measured, self.fit.plan.types, self.link) or Damage(0.0, 0.0)
 
 
 class Run:
@@ -167,28 +178,75 @@ class Run:
                 source_hash=self.study.identity.model,
             )
 
-    def select_rival(
-        self, parts: Parts, measured: Measured, found: Fit
-    ) -> tuple[dict[str, Rival], str | None]:
-        """Every preset, and the best of those no larger than the result, by KLD on the select text."""
+    def plan(self, measured: Measured, types: Mapping[str, str]) -> BuildPlan:
+        """The file of a mix; tensors not named keep their type."""
+        own = {name: t.qtype_name for name, t in measured.tensors.items()}
+        return plan_build(
+            self.study.file,
+            Recipe(tensors=own | dict(types)),
+            measured.imatrix,
+            imatrix_name=IMATRIX_NAME,
+            source_hash=self.study.identity.model,
+        )
+
+    def refine(self, parts: Parts, measured: Measured, found: Fit) -> tuple[Fit, tuple[Step, ...]]:
+        """The solution improved by what moves near its price really do."""
+        if not self.options.refine_rounds or self.options.fast:
+            return found, ()
+        with self.step("refine", f"up to {MOST_MOVES} moves a round"):
+            return refine(
+                self.study,
+                found,
+                self.budget(),
+                measured.importances,
+                lambda types: self.plan(measured, types),
+                probe=parts.probe.head(min(MOVE_CHUNKS, self.options.probe_chunks)),
+                select=parts.select,
+                most_rounds=self.options.refine_rounds,
+            )
+
+    def safety_net(self, parts: Parts, measured: Measured, found: Fit) -> tuple[Fit, Net]:
+        """The solution, or a mix of others that is better at no more bytes, by KLD on the select text."""
         header = upstream_header_bytes(self.study.file, measured.imatrix, IMATRIX_NAME)
         presets = rivals(self.study.file, measured.importances, header)
         near = near_rivals(presets, found.plan.file_bytes, _RIVALS_MEASURED)
-        if not near:
-            return presets, None
+        mixes: dict[str, Mapping[str, str]] = {r.name: r.types for r in near}
+        mixes |= uniform_mixes(found.problem, found.plan.file_bytes, _UNIFORMS_MEASURED)
         text = parts.select.head(self.options.select_chunks)
-        with self.step("rivals", f"{len(near)} presets x {text.n_chunks} chunks"):
-            scores = score(self.study, "rivals", text, {r.name: r.types for r in near}, measured.importances)
-        klds = {name: summarize(s, text.n_ctx).kld_mean or 0.0 for name, s in scores.items()}
-        return presets, min(klds, key=lambda name: klds[name])
+        with self.step("rivals", f"{len(mixes)} mixes x {text.n_chunks} chunks"):
+            every = {RESULT: found.plan.types} | mixes
+            scores = score(self.study, "rivals", text, every, measured.importances)
+        judged = judge(scores, RESULT, text.n_ctx)
+        klds = {name: judged[name].figures.kld_mean or 0.0 for name in mixes}
+        best = min((r.name for r in near), key=lambda name: klds[name], default=None)
+        better = [name for name in mixes if judged[name].verdict == "worse"]
+        chosen = min(better, key=lambda name: klds[name], default=None)
+        net = Net(presets, best, tuple(mixes), chosen)
+        if chosen is None:
+            return found, net
+        plan = self.plan(measured, mixes[chosen])
+        if plan.file_bytes > self.budget():
+            return found, replace(net, chosen=None)
+        return Fit(found.problem, as_solution(found, plan.types, chosen), plan), net
+
+    def link(self, parts: Parts, measured: Measured, found: Fit) -> Link:
+        """How the sum of damages becomes the KLD of a mix, from a few random mixes about as large."""
+        text = parts.select.head(self.options.select_chunks)
+        mixes = link_mixes(measured, found.plan.bpw)
+        with self.step("link", f"{len(mixes)} mixes x {text.n_chunks} chunks"):
+            means = mix_means(self.study, "link", text, mixes, measured.importances)
+        sums = [damage_sum(measured, types) for types in mixes.values()]
+        klds = [float(m.kld.mean()) - measured.floor for m in means.values()]
+        known = [(s.mean, k) for s, k in zip(sums, klds, strict=True) if s is not None]
+        return fit_link([s for s, _ in known], [k for _, k in known])
 
     def verify(
-        self, parts: Parts, measured: Measured, found: Fit, presets: dict[str, Rival], best: str | None
+        self, parts: Parts, measured: Measured, found: Fit, net: Net
     ) -> tuple[dict[str, Judged], float]:
         """Result and rivals on the held-out text, and the reference's perplexity there."""
-        wanted = (*STANDARD, *self.options.rivals, *([best] if best else []))
-        names = [n for n in wanted if n in presets]
-        mixes = {RESULT: found.plan.types} | {n: presets[n].types for n in dict.fromkeys(names)}
+        wanted = (*STANDARD, *self.options.rivals, *([net.best] if net.best else []))
+        names = [n for n in wanted if n in net.presets]
+        mixes = {RESULT: found.plan.types} | {n: net.presets[n].types for n in dict.fromkeys(names)}
         with self.step("verify", f"{len(mixes)} mixes on held-out text"):
             scores = held_out_scores(
                 self.study,
@@ -218,6 +276,7 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         verify_chunks=options.verify_chunks,
         rivals=options.rivals,
         fast=options.fast,
+        refine_rounds=0 if options.fast else options.refine_rounds,
         build=study.build,
     )
 
@@ -258,7 +317,9 @@ def run_auto(
         run = Run(study, options, monitor)
         parts = run.parts(calib, evaluation)
         measured = run.measure(parts)
-        found = run.choose(measured)
+        found, steps = run.refine(parts, measured, run.choose(measured))
+        link = run.link(parts, measured, found)
+        found, net = run.safety_net(parts, measured, found)
         path = folder.path / model_file_name(study, found)
         write_imatrix(folder.work / IMATRIX_NAME, measured.imatrix, force=True)
         write_recipe(folder.path / "recipe.yaml", recipe_of(study, found, measured), force=True)
@@ -272,15 +333,8 @@ def run_auto(
                 monitor=monitor,
                 cache=study.cache,
             )
-        presets, best = run.select_rival(parts, measured, found)
-        judged, ppl_ref = run.verify(parts, measured, found, presets, best)
-    predicted = predict_mix(
-        {n: t | {measured.tensors[n].qtype_name: Damage(0.0, 0.0)} for n, t in measured.table.items()},
-        found.solution.types,
-    )
-    return Outcome(
-        request, measured, found, predicted, presets, best, judged, path, tuple(run.steps), ppl_ref
-    )
+        judged, ppl_ref = run.verify(parts, measured, found, net)
+    return Outcome(request, measured, found, link, net, steps, judged, path, tuple(run.steps), ppl_ref)
 
 
 def model_file_name(study: Study, found: Fit) -> str:

@@ -21,8 +21,8 @@ from mqnative.predict.priors import fast_table
 
 Chunks = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
-# Up to so many bits per weight, tensors are probed at Q2_K, above at Q3_K: near what they will get or worse, so
-# that the loss of weights stands out, and few different types, so that another budget finds its probes.
+# Up to so many bits per weight, tensors are probed at Q2_K, above at Q3_K: near what they will get or worse,
+# so that the loss of weights stands out, and few different types, so that another budget finds its probes.
 _LOW_BPW, _LOW_ANCHOR, _ANCHOR = 3.0, "Q2_K", "Q3_K"
 # Above so many bits per weight, what is lost besides the weights decides, and is measured for every tensor.
 _EVERY_LOSSLESS_BPW = 6.0

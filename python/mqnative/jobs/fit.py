@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from mqnative.build.plan import BuildPlan, ModelTensor, plan_build
 from mqnative.errors import InfeasibleBudgetError
@@ -85,13 +85,28 @@ def fit(
             smallest_bytes=problem.smallest_bytes,
             largest_bytes=problem.largest_bytes,
         )
-    for _ in range(_MAX_TRIES):
-        solution = solve_exact(problem, budget_bytes)
-        found = plan(own | solution.types)
-        if found.file_bytes <= budget_bytes:
-            return Fit(problem, solution, found)
-        problem = problem_of(file, tensors, damages, header := header + _ALIGNMENT)
-    raise AssertionError("the header grows without end")
+    return fit_problem(problem, budget_bytes, lambda types: plan(own | types))
+
+
+def fit_problem(
+    problem: Problem, budget_bytes: int, plan: Callable[[dict[str, str]], BuildPlan], tries: int = _MAX_TRIES
+) -> Fit:
+    """The solution whose file, header and all, is at most ``budget_bytes``.
+
+    Args:
+        problem: with a header's bytes among its fixed ones.
+        budget_bytes: for the whole file.
+        plan: the file of a mix.
+        tries: corrections of the header's length.
+    """
+    solution = solve_exact(problem, budget_bytes)
+    found = plan(solution.types)
+    if found.file_bytes <= budget_bytes:
+        return Fit(problem, solution, found)
+    if tries == 0:
+        raise AssertionError("the header grows without end")
+    longer = replace(problem, fixed_bytes=problem.fixed_bytes + _ALIGNMENT)
+    return fit_problem(longer, budget_bytes, plan, tries - 1)
 
 
 def budget_of_bpw(file: GGUFFile, bpw: float) -> int:

@@ -16,10 +16,12 @@ from mqnative.formats.atomic import write_text_atomic
 from mqnative.formats.qtypes import qtype
 from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
 from mqnative.jobs.damages import Measured
+from mqnative.jobs.linking import predicted_kld
 from mqnative.jobs.presets import STANDARD
+from mqnative.jobs.refinement import Step
 from mqnative.jobs.request import OutputFolder
 from mqnative.jobs.verify import Judged
-from mqnative.predict.damage import Damage, predict_mix
+from mqnative.predict.damage import Damage
 from mqnative.report.html import to_html
 from mqnative.report.jsonform import to_json
 from mqnative.report.markdown import to_markdown
@@ -139,6 +141,13 @@ def notes_of(outcome: Outcome) -> list[str]:
             f"{len(without)} tensors have no importances, such as {without[0]}; types that need them were "
             "left out."
         )
+    if outcome.net.chosen is not None:
+        notes.append(
+            f"{outcome.net.chosen} was better than the solved mix on the select text, at no more bytes: "
+            "this file has its types."
+        )
+    for number, step in enumerate(outcome.refinement, start=1):
+        notes.append(_refinement_note(number, step))
     if outcome.fit.plan.fallbacks:
         notes.append(
             f"{len(outcome.fit.plan.fallbacks)} tensors have rows that the type asked for does not fit."
@@ -146,11 +155,23 @@ def notes_of(outcome: Outcome) -> list[str]:
     return notes
 
 
+def _refinement_note(number: int, step: Step) -> str:
+    said = f"Refinement, round {number}: {step.n_moves} moves measured"
+    if step.difference is None:
+        return f"{said}, none worth a change."
+    low, high = step.difference.ci95
+    kept = "accepted" if step.is_accepted else "rejected"
+    return (
+        f"{said}, {len(step.changed)} tensors changed: KLD on the select text "
+        f"{step.difference.value:+.2e} ({low:+.2e} to {high:+.2e}), {kept}."
+    )
+
+
 def _rival_row(outcome: Outcome, name: str) -> MixRow:
-    rival, judged = outcome.rivals[name], outcome.judged[name]
-    predicted = _predicted(outcome.measured, rival.types)
+    rival, judged = outcome.net.presets[name], outcome.judged[name]
+    predicted = predicted_kld(outcome.measured, rival.types, outcome.link)
     why = "standard" if name in STANDARD else ""
-    if name == outcome.best_rival:
+    if name == outcome.net.best:
         why = "best preset of at most equal size"
     d = judged.difference
     return MixRow(
@@ -165,17 +186,6 @@ def _rival_row(outcome: Outcome, name: str) -> MixRow:
         predicted_ci95=None if predicted is None else _interval(predicted),
         why=why,
     )
-
-
-def _predicted(measured: Measured, types: Any) -> Damage | None:
-    """The predicted damage of a preset; None where it uses a type that was not measured."""
-    chosen = {}
-    for name, by_type in measured.table.items():
-        if types[name] != measured.tensors[name].qtype_name and types[name] not in by_type:
-            return None
-        chosen[name] = types[name]
-    table = {n: t | {measured.tensors[n].qtype_name: Damage(0.0, 0.0)} for n, t in measured.table.items()}
-    return predict_mix(table, chosen)
 
 
 def _figures(judged: Judged) -> Figures:

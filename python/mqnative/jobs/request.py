@@ -30,6 +30,7 @@ class Request:
         precision: of a probe.
         rivals: presets to verify besides the standard ones.
         fast: whether nothing is probed.
+        refine_rounds: at most so many times moves are measured on the solved mix.
         build: upstream commit, ISA and device.
     """
 
@@ -46,6 +47,7 @@ class Request:
     verify_chunks: int | None
     rivals: tuple[str, ...]
     fast: bool
+    refine_rounds: int
     build: str
 
     def key(self) -> str:

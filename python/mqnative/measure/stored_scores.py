@@ -68,6 +68,14 @@ def probe_pairs(
     return {pair: _chunk_means([rows[_pair_name(pair), c] for c in range(corpus.n_chunks)]) for pair in pairs}
 
 
+def mix_means(
+    study: Study, step: str, corpus: Corpus, mixes: Mapping[str, Mix], importances: Importances
+) -> dict[str, ChunkMeans]:
+    """Chunk means of whole mixes, where single tokens are not needed; arguments as for `score`."""
+    rows = _results(study, "probe", step, corpus, mixes, importances)
+    return {name: _chunk_means([rows[name, c] for c in range(corpus.n_chunks)]) for name in mixes}
+
+
 def unmeasured(
     study: Study, corpus: Corpus, pairs: Sequence[Pair], importances: Importances
 ) -> dict[Pair, int]:

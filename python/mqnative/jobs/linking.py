@@ -1,0 +1,61 @@
+"""What the KLD of a mix will be: tensors' damages, the link, and the rounding that every mix pays once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from mqnative.formats.qtypes import qtype
+from mqnative.jobs.damages import Measured
+from mqnative.predict.damage import Damage, predict_mix
+from mqnative.predict.link import Link
+
+# Random mixes that the link is fitted on: their level, in bits per weight about the budget's, and how far a
+# tensor's type may lie from it.
+_LEVELS = (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8)
+_REACH = 1.5
+_SEED = 4711
+
+
+def link_mixes(measured: Measured, bpw: float) -> dict[str, dict[str, str]]:
+    """Random mixes about as large as a budget."""
+    return {f"link {i}": random_mix(measured, bpw + level, _SEED + i) for i, level in enumerate(_LEVELS)}
+
+
+def random_mix(measured: Measured, level: float, seed: int) -> dict[str, str]:
+    """Every tensor at a random type within 1.5 bits per weight of a level, or the nearest there is.
+
+    Args:
+        measured: what types tensors may get.
+        level: bits per weight.
+        seed: another mix for another one.
+    """
+    rng = random.Random(seed)
+    mix = {}
+    for name in sorted(measured.table):
+        types = sorted(measured.table[name])
+        near = [t for t in types if abs(qtype(t).bpw - level) <= _REACH]
+        mix[name] = rng.choice(near or [min(types, key=lambda t: abs(qtype(t).bpw - level))])
+    return mix
+
+
+def damage_sum(measured: Measured, types: Mapping[str, str]) -> Damage | None:
+    """The sum of the tensors' damages; None where a type was not measured."""
+    chosen, table = {}, {}
+    for name, by_type in measured.table.items():
+        own = measured.tensors[name].qtype_name
+        table[name] = by_type | {own: Damage(0.0, 0.0)}
+        chosen[name] = types[name]
+        if types[name] not in table[name]:
+            return None
+    return predict_mix(table, chosen)
+
+
+def predicted_kld(measured: Measured, types: Mapping[str, str], link: Link) -> Damage | None:
+    """The KLD that a mix should have; None where a type was not measured."""
+    total = damage_sum(measured, types)
+    if total is None:
+        return None
+    linked = link.apply(total)
+    # A mix that changes nothing has none of the reference's rounding either.
+    return Damage(linked.mean + measured.floor, linked.variance) if total.mean > 0 else linked

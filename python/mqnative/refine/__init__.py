@@ -1,0 +1,1 @@
+"""Choosing better at the operating point: moves measured on a solved mix."""
