@@ -38,7 +38,7 @@ class ScoreRows:
 
     Args:
         study: the reference and its store.
-        kind: probe, or evaluation, which keeps every token.
+        kind: probe, mix, or evaluation, which keeps every token.
         corpus: the text.
         candidates: name -> what decides its scores, hashed.
     """

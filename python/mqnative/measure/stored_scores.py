@@ -72,7 +72,7 @@ def mix_means(
     study: Study, step: str, corpus: Corpus, mixes: Mapping[str, Mix], importances: Importances
 ) -> dict[str, ChunkMeans]:
     """Chunk means of whole mixes, where single tokens are not needed; arguments as for `score`."""
-    rows = _results(study, "probe", step, corpus, mixes, importances)
+    rows = _results(study, "mix", step, corpus, mixes, importances)
     return {name: _chunk_means([rows[name, c] for c in range(corpus.n_chunks)]) for name in mixes}
 
 
