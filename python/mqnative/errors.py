@@ -78,6 +78,12 @@ class RecipeError(FormatError):
     line: int | None
 
 
+class GroupError(FormatError):
+    """A group of tensors is unknown, malformed or empty."""
+
+    group: str | None
+
+
 class TextError(MQNativeError, ValueError):
     """A text is empty, unreadable or too short for the measurement asked for."""
 

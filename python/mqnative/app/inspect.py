@@ -134,7 +134,9 @@ def _facts(file: GGUFFile) -> dict[str, Any]:
 def _tensors(file: GGUFFile) -> list[dict[str, Any]]:
     from mqnative.build.plan import model_tensors
     from mqnative.errors import ModelLoadError
+    from mqnative.formats.groups import label_tensors
 
+    labels = label_tensors(file.tensors)
     known = {}
     if file.architecture:
         with suppress(ModelLoadError):  # an architecture that llama.cpp does not know
@@ -147,6 +149,7 @@ def _tensors(file: GGUFFile) -> list[dict[str, Any]]:
             "size_bytes": t.size_bytes,
             "n_weights": t.n_weights,
             "bpw": t.bpw,
+            "group": str(labels[t.name]),
             "quantizable": known[t.name].quantizable if known else None,
         }
         for t in file.tensors.values()
@@ -184,12 +187,17 @@ def _tensor_table(tensors: list[dict[str, Any]]) -> Table:
 
     from mqnative.app.output import size_text
 
-    table = Table("tensor", "shape", "type", title_justify="left", box=None)
+    table = Table("tensor", "group", "shape", "type", title_justify="left", box=None)
     table.add_column("size", justify="right")
     table.add_column("quantizable")
     for t in tensors:
         verdict = {True: "yes", False: "no", None: "?"}[t["quantizable"]]
         table.add_row(
-            t["name"], " x ".join(map(str, t["shape"])), t["type"], size_text(t["size_bytes"]), verdict
+            t["name"],
+            t["group"],
+            " x ".join(map(str, t["shape"])),
+            t["type"],
+            size_text(t["size_bytes"]),
+            verdict,
         )
     return table
