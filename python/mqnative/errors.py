@@ -84,6 +84,13 @@ class GroupError(FormatError):
     group: str | None
 
 
+class QuantNameError(FormatError):
+    """A name of a mix cannot be read or written; ``part`` is what is at fault in it."""
+
+    name: str | None
+    part: str | None
+
+
 class TextError(MQNativeError, ValueError):
     """A text is empty, unreadable or too short for the measurement asked for."""
 
