@@ -91,6 +91,16 @@ class QuantNameError(FormatError):
     part: str | None
 
 
+class ManifestError(FormatError):
+    """A manifest cannot be read, or speaks of another model, imatrix or file than the one at hand.
+
+    Where two hashes differ, ``expected`` is the manifest's and ``got`` what was found.
+    """
+
+    expected: str | None
+    got: str | None
+
+
 class TextError(MQNativeError, ValueError):
     """A text is empty, unreadable or too short for the measurement asked for."""
 

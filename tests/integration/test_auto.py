@@ -102,6 +102,21 @@ def test_the_recipe_builds_the_same_bytes(
     assert digest(again) == digest(Path(said["model_path"]))
 
 
+def test_the_manifest_builds_the_same_bytes_elsewhere_with_cold_caches(
+    finished: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, out, said = finished
+    manifest = tmp_path / "sent" / "manifest.json"
+    manifest.parent.mkdir()
+    shutil.copy(out / "manifest.json", manifest)
+    shutil.copy(out / "work" / "imatrix.gguf", manifest.parent)
+    done = run(tmp_path / "new home", "build", "--manifest", manifest, MODEL, "-o", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    again = Path(json.loads(done.stdout)["model_path"])
+    assert again == tmp_path / Path(said["model_path"]).name
+    assert digest(again) == digest(Path(said["model_path"]))
+
+
 def test_a_finished_run_reports_again_and_rewrites_nothing(
     finished: tuple[Path, Path, dict[str, Any]], text: Path
 ) -> None:

@@ -382,7 +382,7 @@ def test_an_output_of_other_inputs_is_kept_until_force(shop: Workshop, tmp_path:
     assert output.read_bytes() == shop.small.read_bytes()
     assert succeed(*arguments, "--force", "--json").json["reused"] is False
     assert output.stat().st_size > shop.small.stat().st_size
-    assert names(tmp_path) == ["m.gguf"]
+    assert names(tmp_path) == ["m.gguf", "m.manifest.json"]
 
 
 def test_a_build_from_a_split_model_is_that_from_the_whole(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqnative.app.options import PATH, force_option, imatrix_option, json_option, model_argument
+from mqnative.app.options import PATH, force_option, imatrix_option, json_option
 
 if TYPE_CHECKING:
     from mqnative.build.plan import BuildPlan
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     short_help="Write the GGUF that a recipe describes.",
     epilog="Example: mqnative build model-bf16.gguf -r recipe.yaml --imatrix imatrix.gguf -o model-mix.gguf",
 )
-@model_argument
+@click.argument("model", type=PATH, required=False)
 @click.option("-r", "--recipe", "recipe_path", type=PATH, help="Recipe, YAML or JSON.")
 @click.option("--preset", help="A llama.cpp preset (Q4_K_M) instead of a recipe.")
 @click.option("--tensor-type-file", type=PATH, help="A llama-quantize tensor-type file instead of a recipe.")
+@click.option(
+    "--manifest", "manifest_path", type=PATH, help="A manifest instead of a recipe: the same bytes again."
+)
 @click.option("--base", help="Type of tensors that the recipe or tensor-type file does not name.")
 @imatrix_option
 @click.option("-o", "--output", type=PATH, help="Where to write the model.")
@@ -35,10 +38,11 @@ if TYPE_CHECKING:
 @force_option
 @json_option
 def build(
-    model: Path,
+    model: Path | None,
     recipe_path: Path | None,
     preset: str | None,
     tensor_type_file: Path | None,
+    manifest_path: Path | None,
     base: str | None,
     imatrix_path: Path | None,
     output: Path | None,
@@ -52,16 +56,37 @@ def build(
     """Write MODEL with a type for every tensor, as llama-quantize would, byte for byte.
 
     The planned size is the written size. An output that the same inputs made is reported again, not
-    rewritten.
+    rewritten. Beside the model lies a manifest, from which --manifest makes the same bytes anywhere; there
+    MODEL and the imatrix may be left out if they lie beside the manifest, in its work folder or here.
     """
-    if sum(x is not None for x in (recipe_path, preset, tensor_type_file)) != 1:
-        raise click.UsageError("give exactly one of --recipe, --preset and --tensor-type-file")
-    if preset is not None and base is not None:
-        raise click.UsageError("--base belongs to a recipe; a preset names the type of every tensor")
+    if sum(x is not None for x in (recipe_path, preset, tensor_type_file, manifest_path)) != 1:
+        raise click.UsageError("give exactly one of --recipe, --preset, --tensor-type-file and --manifest")
+    if recipe_path is None and tensor_type_file is None and base is not None:
+        raise click.UsageError("--base belongs to a recipe; presets and manifests name every tensor's type")
+    if manifest_path is not None:
+        from mqnative.app.rebuild import rebuild
+
+        if allow_requantize:
+            raise click.UsageError("--allow-requantize belongs to a recipe; a manifest says how it was made")
+        rebuild(
+            manifest_path,
+            model,
+            imatrix_path,
+            output,
+            dry_run=dry_run,
+            n_threads=n_threads,
+            no_cache=no_cache,
+            force=force,
+            as_json=as_json,
+        )
+        return
+    if model is None:
+        raise click.UsageError("give MODEL; only a manifest says what it was made of")
     if output is None and not dry_run:
         raise click.UsageError("give --output, or --dry-run to see the plan only")
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.build.plan import model_tensors, plan_build
+    from mqnative.build.sidecar import check_sidecar, write_sidecar
     from mqnative.build.writer import build_gguf
     from mqnative.formats.gguf import GGUFFile
     from mqnative.formats.imatrix import read_imatrix
@@ -82,18 +107,27 @@ def build(
             source_hash="" if identity is None else identity.model,
             allow_requantize=allow_requantize,
         )
-        reused = False
+        reused, manifest = False, None
         if output is not None and identity is not None:
+            check_sidecar(output, force=force)
             cache = None if no_cache else EncodedTensors.of(file, identity.tensors, EncodeCache.open())
             result = build_gguf(
                 file, plan, output, force=force, n_threads=n_threads, monitor=monitor, cache=cache
             )
             reused = result.reused
+            manifest = write_sidecar(
+                file,
+                plan,
+                result,
+                source_sha256=identity.model,
+                imatrix_name=imatrix_path.name if imatrix_path else "",
+                allow_requantize=allow_requantize,
+            )
     written = None if dry_run else output
     if as_json:
-        print_json(_json(plan, recipe_path, written, reused=reused))
+        print_json(plan_json(plan, recipe_path, written, manifest, reused=reused))
     else:
-        _print(plan, written, reused=reused)
+        print_plan(plan, written, reused=reused)
 
 
 def _recipe(
@@ -120,11 +154,14 @@ def _recipe(
     return recipe if base is None else replace(recipe, base=base)
 
 
-def _json(plan: BuildPlan, recipe_path: Path | None, output: Path | None, *, reused: bool) -> dict[str, Any]:
+def plan_json(
+    plan: BuildPlan, recipe_path: Path | None, output: Path | None, manifest: Path | None, *, reused: bool
+) -> dict[str, Any]:
+    """What ``build --json`` prints."""
     return {
         "model_path": None if output is None else str(output),
         "recipe_path": None if recipe_path is None else str(recipe_path),
-        "manifest_path": None,
+        "manifest_path": None if manifest is None else str(manifest),
         "report_path": None,
         "files": [] if output is None else [str(output)],
         "launch_flags": [],
@@ -147,7 +184,8 @@ def _json(plan: BuildPlan, recipe_path: Path | None, output: Path | None, *, reu
     }
 
 
-def _print(plan: BuildPlan, output: Path | None, *, reused: bool) -> None:
+def print_plan(plan: BuildPlan, output: Path | None, *, reused: bool) -> None:
+    """The same for people."""
     from mqnative.app.output import console, facts_table, size_text
 
     counts = Counter(t.qtype for t in plan.tensors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -11,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mqnative.build.plan import PlannedTensor
+from mqnative.build.rebuild import manifest_of
 from mqnative.core.native import core
 from mqnative.formats.atomic import write_text_atomic
+from mqnative.formats.gguf import GGUFFile
+from mqnative.formats.manifest import Manifest, write_manifest
 from mqnative.formats.qtypes import qtype
 from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
 from mqnative.jobs.damages import Measured
@@ -27,7 +29,6 @@ from mqnative.report.jsonform import to_json
 from mqnative.report.markdown import to_markdown
 from mqnative.report.summary import CurvePoint, Figures, MixRow, Report, StepTime, TensorRow
 
-MANIFEST_VERSION = "manifest/1"
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _Z95 = 1.96
 
@@ -56,32 +57,38 @@ def publish(
     for name, text in outputs.items():
         write_text_atomic(folder.path / name, text)
     names = [outcome.model_path.name, "recipe.yaml", *outputs]
-    manifest = manifest_of(outcome, report, {n: (folder.path / n).stat().st_size for n in names})
-    manifest["files_sha256"] = {outcome.model_path.name: _sha256(outcome.model_path)}
-    write_text_atomic(folder.manifest, json.dumps(manifest, indent=2) + "\n")
-    return report, manifest
+    files = {n: (folder.path / n).stat().st_size for n in names}
+    manifest = _manifest(outcome, report, files)
+    write_manifest(folder.manifest, manifest)
+    return report, manifest.to_json()
 
 
-def manifest_of(outcome: Outcome, report: Report, files: dict[str, int]) -> dict[str, Any]:
+def _manifest(outcome: Outcome, report: Report, files: dict[str, int]) -> Manifest:
     """Everything needed to make the same bytes again and to check the claims."""
     plan = outcome.fit.plan
-    return {
-        "mqnative": MANIFEST_VERSION,
+    extra = {
         "request": outcome.request.key(),
         "inputs": asdict(outcome.request),
-        "source_sha256": outcome.request.model,
-        "imatrix_sha256": outcome.measured.imatrix.content_hash(),
-        "build": core().build_info(),
-        "model_file": outcome.model_path.name,
-        "size_bytes": plan.file_bytes,
-        "bpw": plan.bpw,
-        "ftype": plan.ftype.name,
-        "types": plan.types,
         "predicted_kld": outcome.predicted.mean,
         "optimality_gap": outcome.fit.solution.gap,
         "evaluation": to_json(report),
+        "rivals": [
+            {"name": r.name, "size_bytes": r.size_bytes, "bpw": r.bpw, "verified": r.name in outcome.judged}
+            for r in outcome.rivals.values()
+        ],
         "files": files,
     }
+    with GGUFFile.open(plan.source) as source:
+        return manifest_of(
+            "auto",
+            source,
+            plan,
+            outcome.model_path,
+            source_sha256=outcome.request.model,
+            imatrix_name=IMATRIX_NAME,
+            imatrix_file=f"work/{IMATRIX_NAME}",
+            extra=extra,
+        )
 
 
 def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], command: str) -> Report:
@@ -243,12 +250,4 @@ def _target(outcome: Outcome) -> str:
     return f"a file of at most {outcome.request.size_bytes:,} bytes"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-__all__ = ["IMATRIX_NAME", "manifest_of", "notes_of", "publish", "report_of"]
+__all__ = ["IMATRIX_NAME", "notes_of", "publish", "report_of"]

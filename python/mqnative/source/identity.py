@@ -6,13 +6,15 @@ A file's name, date and way of being split do not count; one changed weight does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from mqnative.core.native import usable_cpus
 from mqnative.formats.gguf import GGUFFile
 
+_BLOCK_BYTES = 1 << 20
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
@@ -47,3 +49,13 @@ def identify(file: GGUFFile, *, n_threads: int | None = None) -> Identity:
         line = f"\0{name}\0{tensor.qtype.name}\0{tensor.shape}\0{hashes[name]}"
         total.update(line.encode("utf-8", "surrogateescape"))
     return Identity(total.hexdigest(), hashes)
+
+
+def file_sha256(paths: Iterable[Path]) -> str:
+    """SHA-256, in hex, of the bytes of a file, or of a split one's files one after the other."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                total.update(block)
+    return total.hexdigest()
