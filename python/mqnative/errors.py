@@ -101,6 +101,17 @@ class ManifestError(FormatError):
     got: str | None
 
 
+class ParityError(MQNativeError, ValueError):
+    """Types of one model do not fit another: other architecture, names or shapes; ``tensor`` is the first."""
+
+    path: str | None
+    tensor: str | None
+    missing: tuple[str, ...] | None
+    extra: tuple[str, ...] | None
+    expected: str | None
+    got: str | None
+
+
 class TextError(MQNativeError, ValueError):
     """A text is empty, unreadable or too short for the measurement asked for."""
 
