@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli_process import DONE, FAILED, USAGE, mqnative, succeed
-from mqnative import builtin
+from mqnative.builtin import MODEL
 
 
 def test_parse_prints_model_base_and_groups_with_full_type_names() -> None:
@@ -34,7 +34,7 @@ def test_format_takes_an_object_or_a_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     succeed("name", "parse", "My-Model-Q4_K-EH-Q8_0-K-Q6K", "-o", recipe)
     assert succeed("name", "format", recipe).out == "My-Model-Q4K-K-Q6K-EH-Q8_0\n"
-    again = succeed("name", "format", recipe, "--for", builtin.MODEL, "--json").json
+    again = succeed("name", "format", recipe, "--for", MODEL, "--json").json
     assert (again["name"], again["file_name"]) == (
         "My-Model-Q4K-K-Q6K-EH-Q8_0",
         "My-Model-Q4K-K-Q6K-EH-Q8_0.gguf",
@@ -43,11 +43,23 @@ def test_format_takes_an_object_or_a_recipe(tmp_path: Path) -> None:
     assert succeed("name", "format", recipe, *family).out == "My-Model-MQ-Q4_K_M_1\n"
 
 
+def test_manifests_and_models_have_names_too(tmp_path: Path) -> None:
+    out = tmp_path / "mix.gguf"
+    manifest = succeed("build", MODEL, "--preset", "Q6_K", "-o", out, "--json").json["manifest_path"]
+    for path in (manifest, out):
+        assert succeed("name", "format", path).out == "qwen3-8M-Q6_K\n"
+    mixed = succeed("build", MODEL, "--preset", "Q4_K_M", "-o", tmp_path / "m.gguf", "--json").json
+    refused = mqnative("name", "format", mixed["manifest_path"], "--json")
+    assert (refused.code, refused.json["part"]) == (FAILED, "group K")
+    family = ("--provider", "LM", "--family", "Q4_K_M")
+    assert succeed("name", "format", mixed["manifest_path"], *family).out == "qwen3-8M-LM-Q4_K_M\n"
+
+
 def test_a_name_becomes_a_recipe_that_builds(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    call = ("name", "parse", "Tiny-Q8_0-UD-Q4K", "--for", builtin.MODEL, "-o", recipe, "--json")
+    call = ("name", "parse", "Tiny-Q8_0-UD-Q4K", "--for", MODEL, "-o", recipe, "--json")
     found = succeed(*call).json
-    plan = succeed("build", builtin.MODEL, "-r", recipe, "--dry-run", "--json").json
+    plan = succeed("build", MODEL, "-r", recipe, "--dry-run", "--json").json
     assert plan["tensor_bytes"] == found["tensor_bytes"]
     types = {t["name"]: t["type"] for t in plan["tensors"]}
     assert types["blk.0.ffn_down.weight"] == "Q4_K"
@@ -55,7 +67,7 @@ def test_a_name_becomes_a_recipe_that_builds(tmp_path: Path) -> None:
 
 
 def test_groups_that_the_model_lacks_are_warned_about() -> None:
-    done = succeed("name", "parse", "Tiny-Q8_0-R-B16", "--for", builtin.MODEL, "--json")
+    done = succeed("name", "parse", "Tiny-Q8_0-R-B16", "--for", MODEL, "--json")
     assert done.json["warnings"] == ["the model has no group R (router)"]
     assert "warning: the model has no group R" in done.err
 
@@ -67,7 +79,7 @@ def test_groups_that_the_model_lacks_are_warned_about() -> None:
         (("parse", "A-MXFP4-E-B16-E-Q8_0"), "QuantNameError", "twice"),
         (("parse", "A-Q8_0", "--model-name", "B"), "QuantNameError", "'B'"),
         (("parse", "A-MQ-Q5_K_1", "-o", "x.yaml"), "QuantNameError", "learn"),
-        (("format", "nowhere.yaml"), "RecipeError", "nowhere.yaml"),
+        (("format", "nowhere.yaml"), "ManifestError", "nowhere.yaml"),
         (("format", "{}"), "QuantNameError", "base"),
         (("format", '{"base": "Q8_0", "groups": {"Z": "Q6_K"}}'), "QuantNameError", "'Z'"),
         (("format", '{"model": "XR", "base": "Q8_0"}'), "QuantNameError", "would be read as"),

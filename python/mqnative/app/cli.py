@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "solve": ("mqnative.app.solve:solve", "Find the best recipe for a budget."),
     "eval": ("mqnative.app.eval:evaluate_command", "Measure perplexity and KL divergence."),
     "compare": ("mqnative.app.compare:compare", "Compare files with the unquantized model and each other."),
+    "clone": ("mqnative.app.clone:clone", "Build and verify another model's mix on a finetune."),
     "learn": ("mqnative.app.learn:learn", "Learn the types of others' files, by tensor and by group."),
     "name": ("mqnative.app.name:name", "Read and write the names of mixes."),
     "build": ("mqnative.app.build:build", "Write the GGUF that a recipe describes."),

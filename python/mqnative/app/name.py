@@ -106,7 +106,7 @@ def format_command(
     ordinal: int | None,
     as_json: bool,
 ) -> None:
-    """Print the name of RECIPE: a recipe, or what `mqnative name parse --json` prints; - reads it.
+    """Print the name of RECIPE: a recipe, a manifest, or what `name parse --json` prints (- reads it).
 
     Only groups that differ from the base are named. A recipe whose groups hold several types has a v2 name
     only.
@@ -129,29 +129,41 @@ def format_command(
 
 def _named(recipe: str, model_name: str | None, for_model: Path | None, *, only_model: bool) -> QuantName:
     """The name of the document at ``recipe``, or in it."""
-    from mqnative.errors import RecipeError
     from mqnative.formats.names import QuantName, file_safe
-    from mqnative.formats.recipe import parse_recipe, read_text
-    from mqnative.formats.strict_yaml import DocumentError, parse_document
+    from mqnative.formats.recipe import parse_recipe
+    from mqnative.hybrids.mix_file import read_mix
     from mqnative.hybrids.named import name_of_recipe
 
-    path = None if recipe == "-" or recipe.lstrip().startswith("{") else recipe
-    text = sys.stdin.read() if recipe == "-" else recipe if path is None else read_text(recipe)
-    try:
-        document = parse_document(text).data
-    except DocumentError as error:
-        raise RecipeError(f"{path or 'the recipe'}: {error.problem}", path=path, line=error.line) from None
-    if isinstance(document, dict) and "mqnative" not in document:
+    inline = sys.stdin.read() if recipe == "-" else recipe if recipe.lstrip().startswith("{") else None
+    document = _document(Path(recipe), inline)
+    if isinstance(document, dict) and not {"mqnative", "artifacts"} & set(document):
         found = QuantName.from_json(document)
         own = model_name or found.model
         own = None if own is None else file_safe(own)
         return QuantName(own, found.base, found.groups, found.provider, found.ordinal)
+    mix = read_mix(recipe).recipe if inline is None else parse_recipe(inline)
     if only_model:
-        notes = document.get("model") if isinstance(document, dict) else None
-        own = model_name or (notes.get("name") if isinstance(notes, dict) else None)
-        return QuantName(None if own is None else file_safe(str(own)), "F32")
+        own = model_name or str(mix.model.get("name") or "")
+        return QuantName(file_safe(own), "F32")
     tensors = None if for_model is None else _tensors(for_model)
-    return name_of_recipe(parse_recipe(text, path), tensors, model=model_name)
+    return name_of_recipe(mix, tensors, model=model_name)
+
+
+def _document(path: Path, inline: str | None) -> Any:
+    """The YAML or JSON document, if that is what there is; what it lacks, its reader will say."""
+    from mqnative.errors import RecipeError
+    from mqnative.formats.strict_yaml import MAX_BYTES, DocumentError, parse_document
+
+    try:
+        if inline is None and (not path.is_file() or path.stat().st_size > MAX_BYTES):
+            return None
+        return parse_document(path.read_text(encoding="utf-8") if inline is None else inline).data
+    except DocumentError as error:
+        if inline is None:
+            return None
+        raise RecipeError(f"the recipe: {error.problem}", line=error.line) from None
+    except (OSError, ValueError):
+        return None
 
 
 def _tensors(path: Path) -> dict[str, ModelTensor]:

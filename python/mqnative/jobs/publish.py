@@ -100,7 +100,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
             "result",
             plan.file_bytes,
             plan.bpw,
-            _figures(outcome.judged[RESULT]),
+            figures_of(outcome.judged[RESULT]),
             predicted_kld=outcome.predicted.mean,
             predicted_ci95=_interval(outcome.predicted),
             why="asked for",
@@ -120,7 +120,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
         ppl_ref=outcome.ppl_ref,
         mixes=tuple(mixes),
         tensors=tuple(_tensor_row(t, measured) for t in plan.tensors),
-        steps=tuple(_step(s) for s in outcome.steps),
+        steps=tuple(step_row(s) for s in outcome.steps),
         notes=tuple(notes_of(outcome)),
         provenance={
             "mqnative": f"{build['version']}, {build['compiler']}, {build['isa']}",
@@ -186,7 +186,7 @@ def _rival_row(outcome: Outcome, name: str) -> MixRow:
         "preset",
         rival.size_bytes,
         rival.bpw,
-        _figures(judged),
+        figures_of(judged),
         verdict=judged.verdict,
         kld_difference=None if d is None else (d.value, *d.ci95),
         predicted_kld=None if predicted is None else predicted.mean,
@@ -195,7 +195,8 @@ def _rival_row(outcome: Outcome, name: str) -> MixRow:
     )
 
 
-def _figures(judged: Judged) -> Figures:
+def figures_of(judged: Judged) -> Figures:
+    """Held-out scores as the report has them."""
     e = judged.figures
     values = {name: getattr(e, name) for name in Figures.__dataclass_fields__}
     return Figures(**values)
@@ -240,7 +241,8 @@ def _interval(d: Damage) -> tuple[float, float]:
     return max(0.0, d.mean - half), d.mean + half
 
 
-def _step(timed: Timed) -> StepTime:
+def step_row(timed: Timed) -> StepTime:
+    """A step as the report has it."""
     return StepTime(timed.name, timed.elapsed_s, timed.detail)
 
 
@@ -250,4 +252,4 @@ def _target(outcome: Outcome) -> str:
     return f"a file of at most {outcome.request.size_bytes:,} bytes"
 
 
-__all__ = ["IMATRIX_NAME", "notes_of", "publish", "report_of"]
+__all__ = ["IMATRIX_NAME", "figures_of", "notes_of", "publish", "report_of", "step_row"]
