@@ -117,6 +117,53 @@ def test_the_manifest_builds_the_same_bytes_elsewhere_with_cold_caches(
     assert digest(again) == digest(Path(said["model_path"]))
 
 
+def probes(home: Path) -> int:
+    return rows(home).get("probe", 0)
+
+
+def test_a_warm_start_takes_a_fifth_of_the_probes_and_is_as_good(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    fresh_home, out, said = finished
+    home = tmp_path / "home"
+    arguments = auto_arguments(tmp_path / "warm", text, "--bpw", 4.5)
+    done = run(home, *arguments, "--like", out / "manifest.json")
+    assert done.returncode == 0, done.stderr
+    warm = json.loads(done.stdout)
+    assert any("scaled from" in note for note in warm["notes"])
+    # The fixture's store may hold other runs' probes too, but none of fewer tensors.
+    assert 0 < probes(home) <= probes(fresh_home) / 5
+    assert warm["kld_mean"] <= said["kld_ci95"][1]
+    other = run(home, *auto_arguments(tmp_path / "warm", text, "--bpw", 4.5))
+    assert other.returncode == 2, "another request"
+
+
+def test_an_incumbent_is_measured_and_judged(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    home, _, _ = finished
+    theirs = tmp_path / "Tiny-UD-Q3_K_XL.gguf"
+    assert run(home, "build", MODEL, "--preset", "Q3_K_M", "-o", theirs).returncode == 0
+    arguments = auto_arguments(tmp_path / "out", text, "--bpw", 4.5)
+    done = run(home, *arguments, "--incumbent", theirs)
+    assert done.returncode == 0, done.stderr
+    found = {b["name"]: b for b in json.loads(done.stdout)["baselines"]}
+    assert found["UD-Q3_K_XL"]["verdict"] == "better"
+    assert "incumbent" in found["UD-Q3_K_XL"]["why"] or "equal size" in found["UD-Q3_K_XL"]["why"]
+
+
+def test_others_files_that_do_not_fit_are_named(text: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("mqnative: recipe/1\ntensors: {blk.99.attn_q.weight: Q4_K}\n", encoding="utf-8")
+    home = tmp_path / "home"
+    for option, error in (("--like", "ManifestError"), ("--incumbent", "ParityError")):
+        done = run(home, *auto_arguments(tmp_path / "a", text, "--bpw", 4.5), option, recipe)
+        assert done.returncode == 1
+        assert json.loads(done.stdout)["error"] == error
+        assert rows(home) == {}
+        assert not (tmp_path / "a").exists()
+
+
 def test_a_finished_run_reports_again_and_rewrites_nothing(
     finished: tuple[Path, Path, dict[str, Any]], text: Path
 ) -> None:

@@ -64,6 +64,21 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return verify(probes(precision(refine(command))))
 
 
+def incumbent_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Others' mixes as rivals, and a sibling's measurements."""
+    incumbent = click.option(
+        "--incumbent",
+        "incumbents",
+        type=PATH,
+        multiple=True,
+        help="Another's mix (recipe, manifest, GGUF) to measure as a rival; repeatable.",
+    )
+    like = click.option(
+        "--like", type=PATH, help="A sibling's manifest: its damage table is used, checked by a few probes."
+    )
+    return incumbent(like(command))
+
+
 @click.command(
     short_help="Find, build and prove the best mix of a size.",
     epilog="Example: mqnative auto model-bf16.gguf --bpw 4.5 --calib calibration.txt -o out/",
@@ -78,6 +93,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for model, recipe and report.")
 @click.option("--types", callback=type_list, help="Types allowed, comma-separated; default: all ggml writes.")
 @fast_option
+@incumbent_options
 @ctx_option
 @effort_options
 @study_options
@@ -92,6 +108,8 @@ def auto(
     output: Path,
     types: tuple[str, ...],
     fast: bool,
+    incumbents: tuple[Path, ...],
+    like: Path | None,
     n_ctx: int,
     probe_chunks: int,
     precision: float,
@@ -121,6 +139,8 @@ def auto(
         fast=fast,
         refine_rounds=refine_rounds,
         compute=compute,
+        incumbents=incumbents,
+        like=like,
     )
     budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
@@ -131,7 +151,9 @@ def auto(
         else f"--probe-chunks {probe_chunks} --precision {precision:g} --refine {refine_rounds}"
     )
     effort = f"--ctx {n_ctx} {probes}{allowed}"
-    command = f"mqnative auto {model.name} {budget} {texts} {effort} -o OUT"
+    others = "".join(f" --incumbent {path.name}" for path in incumbents)
+    others += f" --like {like.name}" if like else ""
+    command = f"mqnative auto {model.name} {budget} {texts} {effort}{others} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 
 

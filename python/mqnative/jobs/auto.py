@@ -7,7 +7,7 @@ is finished. The folder's manifest is written last.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +17,13 @@ from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.formats.imatrix import Imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe, write_recipe
+from mqnative.hybrids.mix_file import read_mix
 from mqnative.jobs.candidates import default_targets
 from mqnative.jobs.damages import (
+    Chunks,
     Measured,
+    MeasurePlan,
+    Pair,
     anchor_for,
     lossless_for,
     measured_fast,
@@ -27,12 +31,14 @@ from mqnative.jobs.damages import (
     plan_measures,
 )
 from mqnative.jobs.fit import Fit, budget_of_bpw, fit
+from mqnative.jobs.incumbents import incumbents_of, planned, read_incumbents
 from mqnative.jobs.linking import damage_sum, link_mixes, predicted_kld
 from mqnative.jobs.net import Net, as_solution, uniform_mixes
 from mqnative.jobs.presets import STANDARD, near_rivals, rivals
 from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS, Step, refine
 from mqnative.jobs.request import OutputFolder, Request, text_hash
 from mqnative.jobs.verify import Judged, held_out_scores, judge
+from mqnative.jobs.warm import check_prior, prior_of, warm_start
 from mqnative.measure.corpus import read_corpus, read_text
 from mqnative.measure.parts import Parts, deal_parts
 from mqnative.measure.probes import probe_until
@@ -62,6 +68,8 @@ class Options:
         rivals: presets to verify besides the standard ones and the best of at most equal size.
         fast: no probes: weight errors and priors alone.
         refine_rounds: at most so many times moves are measured on the solved mix.
+        incumbents: others' mixes (recipes, manifests, models) to measure as rivals.
+        like: manifest of a sibling, whose damage table is a prior that a few probes check.
     """
 
     size_bytes: int | None = None
@@ -76,6 +84,8 @@ class Options:
     fast: bool = False
     refine_rounds: int = MOST_ROUNDS
     compute: Compute = field(default_factory=Compute)
+    incumbents: tuple[Path, ...] = ()
+    like: Path | None = None
 
 
 RESULT = "result"
@@ -119,6 +129,8 @@ class Run:
         self.options = options
         self.monitor = monitor
         self.steps: list[Timed] = []
+        self.incumbents = incumbents_of(study.file, options.incumbents)
+        self.prior = None if options.like is None else prior_of(read_mix(options.like))
 
     @contextmanager
     def step(self, name: str, detail: str = "") -> Iterator[None]:
@@ -142,17 +154,24 @@ class Run:
                 imatrix = study.imatrix(parts.imatrix)
         bpw = self.bpw()
         plan = plan_measures(study, imatrix, options.targets, anchor_for(bpw), lossless=lossless_for(bpw))
+        prior = self.prior
+        if prior is not None:
+            check_prior(prior, plan)
         with self.step("weight errors", f"{plan.n_pairs} tensor x type pairs"):
             sweeps = sweep(study, plan.wanted, plan.importances)
         if options.fast:
             return measured_fast(study, plan, sweeps)
-        text = parts.probe.head(options.probe_chunks)
+        if prior is not None:
+            return warm_start(prior, plan, sweeps, lambda wanted: self._probe(parts, plan, wanted.items()))
         pairs = [*plan.anchors.items(), *(p for p in plan.lossless if plan.anchors[p[0]] != p[1])]
-        with self.step(
-            "probes", f"{len(pairs)} of {len(plan.anchors)} tensors, up to {text.n_chunks} chunks"
-        ):
-            probes = probe_until(study, text, pairs, plan.importances, precision=options.precision)
-        return measured_of(plan, sweeps, {pair: means.kld for pair, means in probes.items()})
+        return measured_of(plan, sweeps, self._probe(parts, plan, pairs))
+
+    def _probe(self, parts: Parts, plan: MeasurePlan, pairs: Iterable[Pair]) -> dict[Pair, Chunks]:
+        pairs = list(pairs)
+        text = parts.probe.head(self.options.probe_chunks)
+        with self.step("probes", f"{len(pairs)} pairs of tensor and type, up to {text.n_chunks} chunks"):
+            probes = probe_until(self.study, text, pairs, plan.importances, precision=self.options.precision)
+        return {pair: means.kld for pair, means in probes.items()}
 
     def bpw(self) -> float:
         """The budget in bits per weight, about."""
@@ -210,6 +229,9 @@ class Run:
         header = upstream_header_bytes(self.study.file, measured.imatrix, IMATRIX_NAME)
         presets = rivals(self.study.file, measured.importances, header)
         near = near_rivals(presets, found.plan.file_bytes, _RIVALS_MEASURED)
+        others = planned(self.study, self.incumbents, measured.tensors, measured.imatrix, IMATRIX_NAME)
+        near += [other for other in others.values() if other.size_bytes <= found.plan.file_bytes]
+        presets = presets | others
         mixes: dict[str, Mapping[str, str]] = {r.name: r.types for r in near}
         mixes |= uniform_mixes(found.problem, found.plan.file_bytes, _UNIFORMS_MEASURED)
         text = parts.select.head(self.options.select_chunks)
@@ -244,7 +266,8 @@ class Run:
         self, parts: Parts, measured: Measured, found: Fit, net: Net
     ) -> tuple[dict[str, Judged], float]:
         """Result and rivals on the held-out text, and the reference's perplexity there."""
-        wanted = (*STANDARD, *self.options.rivals, *([net.best] if net.best else []))
+        others = (i.name for i in self.incumbents)
+        wanted = (*STANDARD, *self.options.rivals, *others, *([net.best] if net.best else []))
         names = [n for n in wanted if n in net.presets]
         mixes = {RESULT: found.plan.types} | {n: net.presets[n].types for n in dict.fromkeys(names)}
         with self.step("verify", f"{len(mixes)} mixes on held-out text"):
@@ -278,6 +301,8 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         fast=options.fast,
         refine_rounds=0 if options.fast else options.refine_rounds,
         build=study.build,
+        incumbents=tuple(i.key for i in read_incumbents(options.incumbents)),
+        like="" if options.like is None else text_hash(options.like),
     )
 
 
@@ -313,8 +338,8 @@ def run_auto(
         request = request_of(study, calib, evaluation, options)
         if folder.finished(request.key()) is not None:
             return None
-        folder.claim(request.key(), force=force)
         run = Run(study, options, monitor)
+        folder.claim(request.key(), force=force)
         parts = run.parts(calib, evaluation)
         measured = run.measure(parts)
         found, steps = run.refine(parts, measured, run.choose(measured))

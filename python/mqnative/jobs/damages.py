@@ -80,6 +80,7 @@ class Measured:
         anchors: tensor -> anchor type.
         table: predicted damage, tensor -> type.
         floor: KLD that any mix pays once, because the reference rounds its activations.
+        notes: what a reader should know of where it comes from.
     """
 
     tensors: dict[str, ModelTensor]
@@ -90,6 +91,7 @@ class Measured:
     anchors: dict[str, str]
     table: dict[str, dict[str, Damage]]
     floor: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def plan_measures(
@@ -148,15 +150,18 @@ def _lossless_pairs(
     return tuple((name, every) for _, name in sorted(smallest.items()))
 
 
-def measured_of(plan: MeasurePlan, sweeps: dict[str, TensorSweep], probes: Mapping[Pair, Chunks]) -> Measured:
-    """The damage table that these measurements give."""
+def measured_of(
+    plan: MeasurePlan,
+    sweeps: dict[str, TensorSweep],
+    probes: Mapping[Pair, Chunks],
+    priors: Mapping[str, Anchor] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Measured:
+    """The damage table that these measurements give; ``priors`` stand in for tensors without probe."""
+    anchors = dict(priors or {})
+    anchors |= {n: anchor_of(t, probes[n, t]) for n, t in plan.anchors.items() if (n, t) in probes}
     curves = {
-        name: replace(
-            curve,
-            anchors=tuple(
-                _anchor(t, probes[name, t]) for t in [plan.anchors.get(name, "")] if (name, t) in probes
-            ),
-        )
+        name: replace(curve, anchors=(anchors[name],)) if name in anchors else curve
         for name, curve in curves_of(plan, sweeps).items()
     }
     noises = _noises(plan, curves, probes)
@@ -166,8 +171,9 @@ def measured_of(plan: MeasurePlan, sweeps: dict[str, TensorSweep], probes: Mappi
         damages = with_activations(table[name], noises[name])
         kept[name] = {t: damages[t] for t in types if t in damages}
     floor = max((n.floor for n in noises.values()), default=0.0)
-    anchors = plan.anchors
-    return Measured(plan.tensors, plan.imatrix, plan.importances, sweeps, dict(probes), anchors, kept, floor)
+    return Measured(
+        plan.tensors, plan.imatrix, plan.importances, sweeps, dict(probes), plan.anchors, kept, floor, notes
+    )
 
 
 def measured_fast(study: Study, plan: MeasurePlan, sweeps: dict[str, TensorSweep]) -> Measured:
@@ -200,7 +206,7 @@ def _noises(
     lossless: dict[str, tuple[Anchor, ...]] = {}
     for name, target in plan.lossless:
         if (name, target) in probes and target in curves[name].errors and curves[name].usable_anchors:
-            lossless[name] = (*lossless.get(name, ()), _anchor(target, probes[name, target]))
+            lossless[name] = (*lossless.get(name, ()), anchor_of(target, probes[name, target]))
     found = floors(curves, lossless)
     by_layer: dict[int, float] = {}
     for name, floor in found.items():
@@ -222,7 +228,8 @@ def _layer_behind(name: str, by_layer: Mapping[int, float]) -> int | None:
     return min(by_layer, default=None) if name.startswith("token_embd") else None
 
 
-def _anchor(qtype: str, klds: Chunks) -> Anchor:
+def anchor_of(qtype: str, klds: Chunks) -> Anchor:
+    """A probe as an anchor: the mean over its chunks and the variance of that mean."""
     n = len(klds)
     variance = float(klds.var(ddof=1)) / n if n > 1 else 0.0
     return Anchor(qtype, float(klds.mean()), variance)

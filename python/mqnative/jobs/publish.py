@@ -12,6 +12,7 @@ from typing import Any
 from mqnative.build.plan import PlannedTensor
 from mqnative.build.rebuild import manifest_of
 from mqnative.core.native import core
+from mqnative.core.presets import presets
 from mqnative.formats.atomic import write_text_atomic
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.manifest import Manifest, write_manifest
@@ -74,7 +75,7 @@ def _manifest(outcome: Outcome, report: Report, files: dict[str, int]) -> Manife
         "evaluation": to_json(report),
         "rivals": [
             {"name": r.name, "size_bytes": r.size_bytes, "bpw": r.bpw, "verified": r.name in outcome.judged}
-            for r in outcome.rivals.values()
+            for r in outcome.net.presets.values()
         ],
         "files": files,
     }
@@ -135,7 +136,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
 
 def notes_of(outcome: Outcome) -> list[str]:
     """What a reader should know before trusting the figures."""
-    notes = []
+    notes = list(outcome.measured.notes)
     unseen = [n for n, e in outcome.measured.imatrix.entries.items() if not e.counts.all()]
     if unseen:
         notes.append(
@@ -178,8 +179,10 @@ def _rival_row(outcome: Outcome, name: str) -> MixRow:
     rival, judged = outcome.net.presets[name], outcome.judged[name]
     predicted = predicted_kld(outcome.measured, rival.types, outcome.link)
     why = "standard" if name in STANDARD else ""
+    if name not in presets():
+        why = "incumbent"
     if name == outcome.net.best:
-        why = "best preset of at most equal size"
+        why = "best of at most equal size" if why == "incumbent" else "best preset of at most equal size"
     d = judged.difference
     return MixRow(
         name,

@@ -32,6 +32,7 @@ class Request:
         fast: whether nothing is probed.
         refine_rounds: at most so many times moves are measured on the solved mix.
         build: upstream commit, ISA and device.
+        incumbents, like: hashes of others' mixes, and of a sibling's manifest.
     """
 
     model: str
@@ -49,6 +50,8 @@ class Request:
     fast: bool
     refine_rounds: int
     build: str
+    incumbents: tuple[str, ...] = ()
+    like: str = ""
 
     def key(self) -> str:
         """SHA-256, in hex."""
