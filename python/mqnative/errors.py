@@ -183,12 +183,37 @@ class OutputError(MQNativeError, OSError):
 
 
 class InfeasibleBudgetError(MQNativeError):
-    """No mix fits the budget: the feasible range is attached."""
+    """No mix fits the budget: the feasible range, and the constraint that binds, are attached."""
 
     budget_bytes: int | None
     smallest_bytes: int | None
     largest_bytes: int | None
+    constraint: str | None
     exit_code: ClassVar[int] = 3
+
+
+class InfeasibleConstraintsError(MQNativeError):
+    """Constraints that no mix meets: those at fault, and the tensor they leave no type."""
+
+    tensor: str | None
+    constraints: tuple[str, ...] | None
+    smallest_bytes: int | None
+    exit_code: ClassVar[int] = 3
+
+
+class ConstraintError(MQNativeError, ValueError):
+    """A constraint that names nothing, needs what is not known, or that a solver cannot keep."""
+
+    constraint: str | None
+    tensor: str | None
+    exit_code: ClassVar[int] = 2
+
+
+class DamageTableError(FormatError):
+    """A file of damages cannot be read, or belongs to another model or imatrix."""
+
+    expected: str | None
+    got: str | None
 
 
 class OperationCancelled(MQNativeError):

@@ -49,18 +49,26 @@ class Rule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "qtype", type_name(self.qtype))
-        try:
-            object.__setattr__(self, "pattern", re.compile(self.match))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise RecipeError(
-                f"'{self.match}' is not a regular expression ({error}); "
-                "escape a literal character with a backslash",
-                key=self.match,
-            ) from None
+        object.__setattr__(self, "pattern", name_pattern(self.match))
 
     def matches(self, name: str) -> bool:
         """Whether the rule speaks of tensor ``name``."""
         return self.pattern.fullmatch(name) is not None
+
+
+def name_pattern(match: str) -> re.Pattern[str]:
+    """A pattern for whole tensor names, compiled.
+
+    Raises:
+        RecipeError: the expression is malformed.
+    """
+    try:
+        return re.compile(match)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RecipeError(
+            f"'{match}' is not a regular expression ({error}); escape a literal character with a backslash",
+            key=match,
+        ) from None
 
 
 def type_name(name: str) -> str:
@@ -162,17 +170,20 @@ def _check_rule(rule: Rule, tensors: Mapping[str, ResolvableTensor], *, path: st
             f"such as {matched[0]}; remove it"
         )
         raise RecipeError(problem, path=path, line=rule.line, key=rule.match, tensor=matched[0])
-    partly = next((name for name in tensors if rule.pattern.search(name)), None)
-    if partly is not None:
-        hint = f"it fits a part of {partly}, but must fit the whole name: add .* where it may go on"
-    else:
-        hint = _nearest(_literal(rule.match), tensors)
     raise RecipeError(
-        f"{at}the rule '{rule.match}' matches no tensor of the model; {hint}",
+        f"{at}the rule '{rule.match}' matches no tensor of the model; {match_hint(rule.pattern, tensors)}",
         path=path,
         line=rule.line,
         key=rule.match,
     )
+
+
+def match_hint(pattern: re.Pattern[str], names: Collection[str]) -> str:
+    """What may have been meant by a pattern that fits none of the names as a whole."""
+    partly = next((name for name in names if pattern.search(name)), None)
+    if partly is not None:
+        return f"it fits a part of {partly}, but must fit the whole name: add .* where it may go on"
+    return _nearest(_literal(pattern.pattern), names)
 
 
 def _literal(pattern: str) -> str:

@@ -1,8 +1,9 @@
 """The mix with the least damage within a budget, and the proof.
 
 Bounds first, which settle almost everything; then dynamic programming in integers, which on real models ends
-in milliseconds with an optimum; and a mixed-integer program where it does not. Nothing depends on the order
-of tensors or types, and of equally good mixes the smallest is taken.
+in milliseconds with an optimum; and a mixed-integer program where it does not. A limit on the number of types
+is branched on outside of that. Nothing depends on the order of tensors or types, and of equally good mixes
+the smallest is taken.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 
 import numpy as np
 
+from mqnative.solve.distinct import solve_distinct
 from mqnative.solve.dynamic import MAX_WORK, Found, search
 from mqnative.solve.hull import I64Vector, Relaxation, Table, fill, relax, tabulate
 from mqnative.solve.milp import solve_milp
@@ -46,7 +48,13 @@ def solve_exact(
     Accuracy: bytes are exact; damages are compared in units of 2^-61 of all that is undecided, and the sum is
         correctly rounded.
     """
-    return solve_table(tabulate(problem), budget_bytes, relative_gap=relative_gap, time_limit_s=time_limit_s)
+
+    def inner(part: Problem) -> Solution:
+        return solve_table(tabulate(part), budget_bytes, relative_gap=relative_gap, time_limit_s=time_limit_s)
+
+    if problem.max_types is None:
+        return inner(problem)
+    return solve_distinct(problem, budget_bytes, inner, relative_gap=relative_gap, time_limit_s=time_limit_s)
 
 
 def solve_table(
@@ -58,6 +66,21 @@ def solve_table(
     max_work: int = MAX_WORK,
 ) -> Solution:
     """`solve_exact` on a prepared problem; ``max_work`` limits the dynamic programming."""
+    picks, bound = best_picks(
+        table, budget_bytes, relative_gap=relative_gap, time_limit_s=time_limit_s, max_work=max_work
+    )
+    return table.solution(picks, bound, "exact")
+
+
+def best_picks(
+    table: Table,
+    budget_bytes: int,
+    *,
+    relative_gap: float = RELATIVE_GAP,
+    time_limit_s: float = TIME_LIMIT_S,
+    max_work: int = MAX_WORK,
+) -> tuple[I64Vector, float]:
+    """`solve_table` as positions in the table, and the proven bound; infinite for an optimum."""
     relaxation = relax(table, budget_bytes)
     known = fill(table, relaxation)
     remainder = settle(table, relaxation, known)
@@ -73,7 +96,7 @@ def solve_table(
         found = solve_milp(remainder, gap=allowed, time_limit_s=time_limit_s)
         best = _changed(table, relaxation, best, found)
         bound = max(bound, remainder.lower_bound + found.above_bound)
-    return table.solution(best, bound, "exact")
+    return best, bound
 
 
 def _changed(table: Table, relaxation: Relaxation, known: I64Vector, found: Found) -> I64Vector:
