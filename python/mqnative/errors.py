@@ -68,6 +68,10 @@ class GGUFError(FormatError):
     """A GGUF file is missing, truncated, contradictory or unsupported."""
 
 
+class SafetensorsError(FormatError):
+    """A safetensors file, or the index of several, is damaged or contradicts itself."""
+
+
 class ImatrixError(FormatError):
     """An importance matrix file, or one of its rows, is unusable."""
 
@@ -229,3 +233,45 @@ class StoreError(MQNativeError):
 
     path: str | None
     version: int | None
+
+
+class SourceError(MQNativeError, ValueError):
+    """A model or a part of it is not where it should be: ``path``, or ``repo`` and ``file``."""
+
+    path: str | None
+    repo: str | None
+    revision: str | None
+    file: str | None
+
+
+class HubError(SourceError):
+    """The hub refused or could not be reached: ``reason`` in one word, ``status`` is the HTTP code.
+
+    ``retry_after_s`` is how long the hub asks to wait before the next attempt.
+    """
+
+    status: int | None
+    reason: str | None
+    retry_after_s: float | None
+
+
+class DiskSpaceError(OutputError):
+    """A download or a file would not fit: the sizes are attached."""
+
+    needed_bytes: int | None
+    free_bytes: int | None
+
+
+class ConversionError(MQNativeError):
+    """A model cannot be converted; upstream's last words are attached."""
+
+    path: str | None
+    architecture: str | None
+    log: str | None
+
+
+class MissingExtraError(MQNativeError, ImportError):
+    """A command needs packages that are installed on request only."""
+
+    extra: str | None
+    packages: tuple[str, ...] | None

@@ -23,6 +23,7 @@ from mqnative.errors import MQNativeError, OperationCancelled
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mqnative.app.auto:demo", "Run the whole job on the built-in model."),
     "auto": ("mqnative.app.auto:auto", "Find, build and prove the best mix of a size."),
+    "fetch": ("mqnative.app.fetch:fetch_command", "Download a model from the hub: what it takes, no more."),
     "doctor": ("mqnative.app.doctor:doctor", "Show what this build and this machine can do."),
     "inspect": ("mqnative.app.inspect:inspect", "Show a model's structure, types and sizes."),
     "imatrix": ("mqnative.app.imatrix:imatrix", "Collect an importance matrix from a text."),

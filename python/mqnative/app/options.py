@@ -54,6 +54,20 @@ imatrix_option = click.option(
 )
 
 
+def hub_options(command: Command) -> Command:
+    """``--token`` and ``--offline``, which reach the command as one ``access``."""
+
+    @functools.wraps(command)
+    def packed(*args: Any, token: str | None, offline: bool, **others: Any) -> Any:
+        from mqnative.source.hub import Access
+
+        return command(*args, access=Access(token, offline), **others)
+
+    given = click.option("--token", help="For the hub; default: HF_TOKEN, or that of `hf auth login`.")
+    offline = click.option("--offline", is_flag=True, help="Use what is on this machine; open no socket.")
+    return given(offline(cast(Command, packed)))
+
+
 def compute_options(command: Command) -> Command:
     """``--threads`` and ``--device``."""
     threads = click.option(

@@ -66,6 +66,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     _flush_folder(path.parent)
 
 
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Failures to write to ``path`` as OutputError, for files that grow over several runs.
+
+    Raises:
+        OutputError: as `atomic_path`; errors that are not about the output pass through unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, MQNativeError) or not _concerns_output(error, {path, path.parent}):
+            raise
+        raise _output_error(path, error) from error
+
+
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, replacing what was there in one step.
 
