@@ -4,9 +4,10 @@ CMake runs this at configure time. The tree comes out of the source archive of a
 downloads by name; its hash is checked and the archive is kept in a cache, so that later builds work offline.
 Only the parts asked for are extracted:
 
-  core   what the compiled module needs
-  gpu    the CUDA, Metal and Vulkan back ends
-  tools  llama.cpp's own programs, for golden tests and benchmarks
+  core       what the compiled module needs
+  converter  the converter from Hugging Face's format, which is Python and travels in the wheel
+  gpu        the CUDA, Metal and Vulkan back ends
+  tools      llama.cpp's own programs, for golden tests and benchmarks
 
 A tree without our stamp is a user's own checkout and is left alone.
 """
@@ -39,6 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "vendor/CMakeLists.txt",
         "vendor/hash/",
     ),
+    "converter": ("convert_hf_to_gguf.py", "conversion/", "gguf-py/LICENSE", "gguf-py/gguf/"),
     "gpu": ("ggml/src/ggml-cuda/", "ggml/src/ggml-metal/", "ggml/src/ggml-vulkan/"),
     "tools": ("common/", "tools/", "vendor/"),
 }

@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "auto": ("mqnative.app.auto:auto", "Find, build and prove the best mix of a size."),
     "fetch": ("mqnative.app.fetch:fetch_command", "Download a model from the hub: what it takes, no more."),
     "doctor": ("mqnative.app.doctor:doctor", "Show what this build and this machine can do."),
+    "convert": (
+        "mqnative.app.convert:convert",
+        "Convert a Hugging Face model to GGUF, straight to a recipe's types.",
+    ),
     "inspect": ("mqnative.app.inspect:inspect", "Show a model's structure, types and sizes."),
     "imatrix": ("mqnative.app.imatrix:imatrix", "Collect an importance matrix from a text."),
     "sweep": ("mqnative.app.sweep:sweep", "Measure the weight error of every tensor at every type."),

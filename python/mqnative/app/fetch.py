@@ -11,7 +11,6 @@ from mqnative.app.options import hub_options, json_option
 if TYPE_CHECKING:
     from mqnative.source.download import Plan
     from mqnative.source.fetch import Choice, Fetched
-    from mqnative.source.hub import Access
 
 
 @click.command(
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what would be downloaded.")
 @hub_options
 @json_option
-def fetch_command(model: str, dry_run: bool, access: Access, as_json: bool) -> None:
+def fetch_command(model: str, dry_run: bool, as_json: bool) -> None:
     """Download MODEL (org/name, org/name@revision or org/name/file.gguf) into the hub's cache.
 
     Only what makes the model is fetched: an unquantized GGUF where there is one, else configuration,
     tokenizer and safetensors. Every file is checked against its hash. A download that broke off goes on where
     it was.
     """
+    from mqnative.app.models import hub_access
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.source.argument import HubModel, parse_source
     from mqnative.source.fetch import choose, fetch_choice, plan_fetch
@@ -40,7 +40,7 @@ def fetch_command(model: str, dry_run: bool, access: Access, as_json: bool) -> N
         raise click.UsageError(
             f"{model} is on this machine, or is no hub id; write org/name or org/name@revision"
         )
-    hub = Hub(access)
+    hub = Hub(hub_access())
     with ProgressMonitor() as monitor:
         choice = choose(hub, wanted, monitor)
         plan = plan_fetch(hub, choice)

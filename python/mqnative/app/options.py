@@ -13,6 +13,7 @@ from mqnative.app.sizes import Size
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+HUB_META = "mqnative.hub"
 
 
 class Chunks(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
@@ -33,7 +34,6 @@ class Chunks(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
         return number
 
 
-model_argument = click.argument("model", type=PATH)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 force_option = click.option("--force", is_flag=True, help="Replace an output that exists.")
 text_option = click.option("-f", "--file", "text", type=PATH, required=True, help="The text.")
@@ -55,17 +55,21 @@ imatrix_option = click.option(
 
 
 def hub_options(command: Command) -> Command:
-    """``--token`` and ``--offline``, which reach the command as one ``access``."""
+    """``--token`` and ``--offline``, which `mqnative.app.models` reads from the context."""
 
     @functools.wraps(command)
     def packed(*args: Any, token: str | None, offline: bool, **others: Any) -> Any:
-        from mqnative.source.hub import Access
-
-        return command(*args, access=Access(token, offline), **others)
+        click.get_current_context().meta[HUB_META] = (token, offline)
+        return command(*args, **others)
 
     given = click.option("--token", help="For the hub; default: HF_TOKEN, or that of `hf auth login`.")
     offline = click.option("--offline", is_flag=True, help="Use what is on this machine; open no socket.")
     return given(offline(cast(Command, packed)))
+
+
+def model_argument(command: Command) -> Command:
+    """MODEL (a GGUF, a folder or a hub id), and `hub_options`."""
+    return click.argument("model", type=PATH)(hub_options(command))
 
 
 def compute_options(command: Command) -> Command:

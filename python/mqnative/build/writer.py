@@ -7,7 +7,7 @@ whole and its header has been read back. A cache saves encoding what was encoded
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +35,10 @@ from mqnative.store.encode_cache import EntryWriter
 
 # Rows encoded at a time: enough for every core, little beside a model.
 _SLAB_WEIGHTS = 16 * 1024 * 1024
+
+
+# (slice, first row, number of rows, their bytes); a slab never crosses a slice.
+Slab = tuple[int, int, int, npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def build_gguf(
         cache = cache.only_reading()
     monitor.start("build", plan.n_weights, "weights")
     by_name = {t.name: t for t in plan.tensors}
-    progress = _Progress(monitor)
+    progress = SlabProgress(monitor)
     with atomic_path(output) as temporary:
         with temporary.open("wb") as out:
             write_tensors(
@@ -109,7 +113,7 @@ def build_gguf(
                 ),
                 path=output,
             )
-        _check_written(temporary, plan, output)
+        check_written(temporary, plan, output)
     monitor.finish()
     return BuildResult(output, plan.file_bytes, reused=False)
 
@@ -122,7 +126,7 @@ def _room_for_both(output: Path, plan: BuildPlan) -> bool:
         return False
 
 
-class _Progress:
+class SlabProgress:
     """Adds up what the encoder reports slab by slab."""
 
     def __init__(self, monitor: Monitor) -> None:
@@ -148,25 +152,25 @@ def _write_tensor(
     plan: BuildPlan,
     tensor: PlannedTensor,
     out: BinaryIO,
-    progress: _Progress,
+    progress: SlabProgress,
     n_threads: int | None,
     cache: EncodedTensors | None,
 ) -> None:
     uses_imatrix = plan.imatrix is not None and tensor.uses_imatrix
     weights = plan.imatrix.weights_for(tensor.name, tensor.shape) if plan.imatrix and uses_imatrix else None
     if cache is None or tensor.copied:
-        _write_slabs(file, tensor, weights, out, None, progress, n_threads)
+        write_rows(tensor, _slabs(file, tensor.name), weights, out, None, progress, n_threads)
         return
     found = cache.find(tensor.name, tensor.qtype, weights)
     if found is not None:
         _write_found(found, tensor, out, progress)
         return
     with cache.writer(tensor.name, tensor.qtype, weights) as kept:
-        _write_slabs(file, tensor, weights, out, kept, progress, n_threads)
+        write_rows(tensor, _slabs(file, tensor.name), weights, out, kept, progress, n_threads)
 
 
 def _write_found(
-    blocks: npt.NDArray[np.uint8], tensor: PlannedTensor, out: BinaryIO, progress: _Progress
+    blocks: npt.NDArray[np.uint8], tensor: PlannedTensor, out: BinaryIO, progress: SlabProgress
 ) -> None:
     n_per_row = tensor.shape[0]
     row_bytes = qtype(tensor.qtype).row_bytes(n_per_row)
@@ -177,17 +181,31 @@ def _write_found(
         progress.add(len(piece) // row_bytes * n_per_row)
 
 
-def _write_slabs(
-    file: GGUFFile,
+def write_rows(
     tensor: PlannedTensor,
+    slabs: Iterable[Slab],
     weights: npt.NDArray[np.float32] | None,
     out: BinaryIO,
     kept: EntryWriter | None,
-    progress: _Progress,
+    progress: SlabProgress,
     n_threads: int | None,
 ) -> None:
-    info, target = file.tensors[tensor.name], qtype(tensor.qtype)
-    for slice_index, first_row, n_rows, rows in _slabs(file, tensor.name):
+    """Encode a tensor's rows one slab after the other, or copy them, as the plan says.
+
+    Args:
+        tensor: what becomes of it.
+        slabs: its rows as the source stores them, in order.
+        weights: importances, float32, (slices, row length).
+        out: where the blocks go.
+        kept: where they go besides.
+        progress: told the weights done.
+        n_threads: default all usable processors.
+
+    Raises:
+        NonFiniteError, QuantizeError: with the tensor's name.
+    """
+    source, target = qtype(tensor.source_type), qtype(tensor.qtype)
+    for slice_index, first_row, n_rows, rows in slabs:
         try:
             if tensor.copied:
                 _check_copied(rows, target)
@@ -195,7 +213,7 @@ def _write_slabs(
             else:
                 blocks = quantize_blocks(
                     rows,
-                    info.qtype,
+                    source,
                     (1, n_rows, tensor.shape[0]),
                     target,
                     None if weights is None else weights[slice_index],
@@ -224,8 +242,8 @@ def _check_copied(rows: npt.NDArray[np.uint8], target: QType) -> None:
     raise NonFiniteError("the weights hold a NaN or an infinity; the source is damaged")
 
 
-def _slabs(file: GGUFFile, name: str) -> Iterator[tuple[int, int, int, npt.NDArray[np.uint8]]]:
-    """(slice, first row, number of rows, their bytes) of a tensor, in order; a slab never crosses a slice."""
+def _slabs(file: GGUFFile, name: str) -> Iterator[Slab]:
+    """The rows of a tensor that lies in a file."""
     info = file.tensors[name]
     n_slices, n_rows, n_per_row = info.matrix_shape
     row_bytes = info.qtype.row_bytes(n_per_row)
@@ -257,7 +275,12 @@ def _same_build(output: Path, plan: BuildPlan) -> bool:
         return False
 
 
-def _check_written(path: Path, plan: BuildPlan, output: Path) -> None:
+def check_written(path: Path, plan: BuildPlan, output: Path) -> None:
+    """Read the header of a finished file back.
+
+    Raises:
+        GGUFError: it is not what was planned.
+    """
     with GGUFFile.open(path) as written:
         found = {name: (t.qtype.name, t.size_bytes) for name, t in written.tensors.items()}
         expected = {t.name: (t.qtype, t.size_bytes) for t in plan.tensors}

@@ -39,12 +39,16 @@ def identify(file: GGUFFile, *, n_threads: int | None = None) -> Identity:
 
     names = sorted(file.tensors)
     with ThreadPoolExecutor(n_threads or usable_cpus()) as pool:
-        hashes = dict(zip(names, pool.map(hash_of, names), strict=True))
+        return identity_of(file, dict(zip(names, pool.map(hash_of, names), strict=True)))
+
+
+def identity_of(file: GGUFFile, hashes: Mapping[str, str]) -> Identity:
+    """The same from hashes of every tensor's bytes, for a file of which only the header is there."""
     total = hashlib.sha256(b"mqnative model/1\0")
     for key in sorted(file.metadata):
         if key not in _SPLIT_KEYS:
             total.update(key.encode("utf-8", "surrogateescape") + b"\0" + file.metadata[key].encode())
-    for name in names:
+    for name in sorted(file.tensors):
         tensor = file.tensors[name]
         line = f"\0{name}\0{tensor.qtype.name}\0{tensor.shape}\0{hashes[name]}"
         total.update(line.encode("utf-8", "surrogateescape"))

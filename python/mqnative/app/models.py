@@ -1,0 +1,43 @@
+"""From a MODEL argument to the file that a command works on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mqnative.app.options import HUB_META
+
+if TYPE_CHECKING:
+    from mqnative.jobs.reference import Reference
+    from mqnative.source.hub import Access
+
+
+def hub_access() -> Access:
+    """What ``--token`` and ``--offline`` of the running command say."""
+    from mqnative.source.hub import Access
+
+    token, offline = click.get_current_context().meta.get(HUB_META, (None, False))
+    return Access(token, offline)
+
+
+def local_model(model: str | Path) -> Path:
+    """The GGUF that a MODEL argument names: fetched and converted if that is what it takes.
+
+    Raises:
+        as `mqnative.jobs.reference.find_reference`.
+    """
+    return local_reference(model).path
+
+
+def local_reference(model: str | Path) -> Reference:
+    """The same with the projector that belongs to it, if there is one."""
+    from mqnative.app.output import ProgressMonitor
+    from mqnative.jobs.reference import find_reference
+
+    with ProgressMonitor() as monitor:
+        found = find_reference(model, hub_access(), monitor)
+    for note in found.notes:
+        click.echo(f"note: {model}: {note}", err=True)
+    return found
