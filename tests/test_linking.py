@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from mqnative.formats.qtypes import qtype
-from mqnative.jobs.net import uniform_mixes
+from mqnative.jobs.net import as_solution, uniform_mixes
 from mqnative.solve.problem import Choice, Item, Problem
 from mqnative.solve.uniform import solve_uniform
 
@@ -31,3 +33,11 @@ def test_uniform_mixes_are_the_largest_that_fit() -> None:
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_no_more_are_measured_than_asked_for(count: int) -> None:
     assert len(uniform_mixes(problem(), 10**6, count)) == count
+
+
+def test_a_rival_in_the_terms_of_the_problem_keeps_its_types() -> None:
+    asked = problem()
+    plan = SimpleNamespace(problem=asked, solution=solve_uniform(asked, "Q4_K"))
+    found = as_solution(plan, {"a": "Q6_K", "b": "IQ3_S"}, "Q3_K_M")  # type: ignore[arg-type]
+    assert found.types == {"a": "Q6_K", "b": "IQ3_S"}
+    assert found.method == "Q3_K_M"

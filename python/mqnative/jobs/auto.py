@@ -116,9 +116,9 @@ class Outcome:
     ppl_ref: float
 
     @property
-    def predicted(self) -> Damage:
-        """The result's KLD as it was predicted; nothing where a rival's types are not in the table."""
-        return predicted_kld(self.measured, self.fit.plan.types, self.link) or Damage(0.0, 0.0)
+    def predicted(self) -> Damage | None:
+        """The result's KLD as it was predicted; None where a rival's types were not measured."""
+        return predicted_kld(self.measured, self.fit.plan.types, self.link)
 
 
 class Run:

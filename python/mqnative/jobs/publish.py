@@ -67,10 +67,11 @@ def publish(
 def _manifest(outcome: Outcome, report: Report, files: dict[str, int]) -> Manifest:
     """Everything needed to make the same bytes again and to check the claims."""
     plan = outcome.fit.plan
+    predicted = outcome.predicted
     extra = {
         "request": outcome.request.key(),
         "inputs": asdict(outcome.request),
-        "predicted_kld": outcome.predicted.mean,
+        "predicted_kld": None if predicted is None else predicted.mean,
         "optimality_gap": outcome.fit.solution.gap,
         "evaluation": to_json(report),
         "rivals": [
@@ -94,7 +95,7 @@ def _manifest(outcome: Outcome, report: Report, files: dict[str, int]) -> Manife
 
 def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], command: str) -> Report:
     """The run as the report sees it."""
-    measured, plan = outcome.measured, outcome.fit.plan
+    measured, plan, predicted = outcome.measured, outcome.fit.plan, outcome.predicted
     mixes = [
         MixRow(
             f"mqnative {plan.bpw:.2f} bpw",
@@ -102,8 +103,8 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
             plan.file_bytes,
             plan.bpw,
             figures_of(outcome.judged[RESULT]),
-            predicted_kld=outcome.predicted.mean,
-            predicted_ci95=_interval(outcome.predicted),
+            predicted_kld=None if predicted is None else predicted.mean,
+            predicted_ci95=None if predicted is None else _interval(predicted),
             why="asked for",
         )
     ]
