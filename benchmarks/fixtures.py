@@ -1,6 +1,6 @@
 """Quality at equal bytes: `mqnative auto` against the llama.cpp preset of the same size, on trained models.
 
-    python benchmarks/fixtures.py FOLDER [--sizes Q4_K_M,Q3_K_M,Q2_K] [--out DIR]
+    python benchmarks/fixtures.py FOLDER [--sizes Q4_K_M,Q3_K_M,Q2_K] [--fast] [--refine 2] [--out DIR]
 
 FOLDER holds *-bf16.gguf and text/calib.txt, text/eval.txt. Prints one Markdown table; KLD on held-out text,
 the difference paired on the same tokens.
@@ -39,6 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sizes", default="Q4_K_M,Q3_K_M,Q2_K")
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--refine", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("bench-fixtures"))
     arguments = parser.parse_args()
     calib, evaluation = arguments.folder / "text" / "calib.txt", arguments.folder / "text" / "eval.txt"
@@ -51,7 +53,9 @@ def main() -> None:
             out = arguments.out / f"{model.stem}-{name}"
             out.parent.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
-            options = Options(size_bytes=size, rivals=(name,))
+            options = Options(
+                size_bytes=size, rivals=(name,), fast=arguments.fast, refine_rounds=arguments.refine
+            )
             with ProgressMonitor() as monitor:
                 done = auto(model, calib, evaluation, out, options, monitor=monitor)
             print(row(done.report, model.stem, name, time.monotonic() - started), flush=True)
