@@ -193,6 +193,27 @@ def test_another_budget_measures_no_tensor_again(
     }
 
 
+def test_fast_probes_nothing_and_other_rounds_of_refinement_are_another_request(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    home, _, said = finished
+    before = rows(home)
+    done = run(home, *auto_arguments(tmp_path / "fast", text, "--bpw", 4.5, "--fast"))
+    assert done.returncode == 0, done.stderr
+    fast = json.loads(done.stdout)
+    after = rows(home)
+    assert {k: after[k] for k in ("imatrix", "errors", "probe")} == {
+        k: before[k] for k in ("imatrix", "errors", "probe")
+    }
+    assert "probes" not in [s["name"] for s in fast["steps"]]
+    # What it costs not to probe; one type for everything would cost far more.
+    assert said["kld_mean"] <= fast["kld_mean"] * 1.1
+    assert fast["kld_mean"] < 2 * said["kld_mean"]
+    refined = run(home, *auto_arguments(tmp_path / "fast", text, "--bpw", 4.5, "--refine", 1))
+    assert refined.returncode == 2
+    assert "--force" in refined.stderr
+
+
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes_and_repeats_nothing(
     finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
 ) -> None:
