@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mqnative.build.plan import BuildPlan, plan_build, upstream_header_bytes
+from mqnative.build.plan import BuildPlan, plan_build
 from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.errors import InfeasibleBudgetError
 from mqnative.formats.imatrix import Imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe, write_recipe
 from mqnative.hybrids.mix_file import read_mix
 from mqnative.jobs.candidates import default_targets
+from mqnative.jobs.choose import Chosen, Importance, Weighing, better, choose, recipe_of, weighings
 from mqnative.jobs.damages import (
     Chunks,
     Measured,
@@ -30,13 +32,14 @@ from mqnative.jobs.damages import (
     measured_of,
     plan_measures,
 )
-from mqnative.jobs.fit import Fit, budget_of_bpw, fit
+from mqnative.jobs.fit import Case, Demand, Fit
 from mqnative.jobs.incumbents import incumbents_of, planned, read_incumbents
+from mqnative.jobs.known import Damages, damages_of
 from mqnative.jobs.linking import damage_sum, link_mixes, predicted_kld
-from mqnative.jobs.net import Net, as_solution, uniform_mixes
-from mqnative.jobs.presets import STANDARD, near_rivals, rivals
+from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
+from mqnative.jobs.presets import STANDARD, near_rivals, presets_of
 from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS, Step, refine
-from mqnative.jobs.request import OutputFolder, Request, text_hash
+from mqnative.jobs.request import OutputFolder, Request, settings_text, text_hash
 from mqnative.jobs.verify import Judged, held_out_scores, judge
 from mqnative.jobs.warm import check_prior, prior_of, warm_start
 from mqnative.measure.corpus import read_corpus, read_text
@@ -45,8 +48,12 @@ from mqnative.measure.probes import probe_until
 from mqnative.measure.stored_scores import mix_means, score
 from mqnative.measure.stored_sweep import sweep
 from mqnative.measure.study import Compute, Study
+from mqnative.measure.sweep import TOLERANCE
 from mqnative.predict.damage import Damage
 from mqnative.predict.link import Link, fit_link
+from mqnative.solve.constraints import NO_CONSTRAINTS, Constraints
+from mqnative.solve.limits import Cap, Pin
+from mqnative.solve.solvers import Settings
 from mqnative.store import Store
 
 PROBE_CHUNKS = 16
@@ -55,6 +62,8 @@ SELECT_CHUNKS = 8
 # Presets that could be the best of their size are measured on the select text; so many of the largest.
 _RIVALS_MEASURED = 4
 _UNIFORMS_MEASURED = 2
+# Bits per weight about where frontiers bend: which anchor serves a budget that is not known yet.
+_KNEE_BPW = 4.0
 IMATRIX_NAME = "imatrix.gguf"
 
 
@@ -70,6 +79,8 @@ class Options:
         refine_rounds: at most so many times moves are measured on the solved mix.
         incumbents: others' mixes (recipes, manifests, models) to measure as rivals.
         like: manifest of a sibling, whose damage table is a prior that a few probes check.
+        constraints, method, settings: how the mix is chosen.
+        importance: whether tensors are encoded and weighed with the imatrix, without it, or as is better.
     """
 
     size_bytes: int | None = None
@@ -86,6 +97,21 @@ class Options:
     compute: Compute = field(default_factory=Compute)
     incumbents: tuple[Path, ...] = ()
     like: Path | None = None
+    constraints: Constraints = NO_CONSTRAINTS
+    method: str = "exact"
+    settings: Settings = field(default_factory=Settings)
+    importance: Importance = "imatrix"
+
+    @property
+    def demand(self) -> Demand:
+        """What is asked of the mix."""
+        return Demand(self.size_bytes, self.bpw, self.constraints, self.method, self.settings)
+
+    @property
+    def measured_types(self) -> tuple[str, ...]:
+        """The types whose damage must be known: those allowed, and those pinned; none for all."""
+        pinned = (limit.qtype for limit in self.constraints.limits if isinstance(limit, Pin))
+        return tuple(dict.fromkeys((*self.targets, *pinned))) if self.targets else ()
 
 
 RESULT = "result"
@@ -146,19 +172,27 @@ class Run:
             held_out = None if evaluation is None else read_corpus(model, evaluation, n_ctx=n_ctx)
             return deal_parts(read_corpus(model, calib, n_ctx=n_ctx), held_out)
 
-    def measure(self, parts: Parts, imatrix: Imatrix | None = None) -> Measured:
-        """imatrix, sweep, probes, damage table."""
+    def measure(
+        self, parts: Parts, imatrix: Imatrix | None = None, *, weighing: Weighing = "imatrix"
+    ) -> Measured:
+        """imatrix, sweep, probes, damage table; without ``imatrix`` it is collected if it is wanted."""
         study, options = self.study, self.options
-        if imatrix is None:
+        if weighing == "none":
+            imatrix = None
+        elif imatrix is None:
             with self.step("imatrix", f"{parts.imatrix.n_chunks} chunks"):
                 imatrix = study.imatrix(parts.imatrix)
         bpw = self.bpw()
-        plan = plan_measures(study, imatrix, options.targets, anchor_for(bpw), lossless=lossless_for(bpw))
+        plan = plan_measures(
+            study, imatrix, options.measured_types, anchor_for(bpw), lossless=lossless_for(bpw)
+        )
         prior = self.prior
         if prior is not None:
             check_prior(prior, plan)
         with self.step("weight errors", f"{plan.n_pairs} tensor x type pairs"):
-            sweeps = sweep(study, plan.wanted, plan.importances)
+            # A cap holds for every weight, so that every row is looked at.
+            has_caps = any(isinstance(limit, Cap) for limit in options.constraints.limits)
+            sweeps = sweep(study, plan.wanted, plan.importances, tolerance=0.0 if has_caps else TOLERANCE)
         if options.fast:
             return measured_fast(study, plan, sweeps)
         if prior is not None:
@@ -173,29 +207,36 @@ class Run:
             probes = probe_until(self.study, text, pairs, plan.importances, precision=self.options.precision)
         return {pair: means.kld for pair, means in probes.items()}
 
+    def measure_all(self, parts: Parts, imatrix: Imatrix | None = None) -> dict[Weighing, Measured]:
+        """The measurements of every way to weigh that was asked for."""
+        return {w: self.measure(parts, imatrix, weighing=w) for w in weighings(self.options.importance)}
+
     def bpw(self) -> float:
-        """The budget in bits per weight, about."""
-        return 8.0 * self.budget() / self.study.file.n_weights
+        """The budget in bits per weight, about; without one, where a knee usually lies."""
+        budget = self.options.demand.budget_bytes(self.study.file)
+        return _KNEE_BPW if budget is None else 8.0 * budget / self.study.file.n_weights
 
-    def budget(self) -> int:
-        """The whole-file budget in bytes."""
-        if self.options.size_bytes is not None:
-            return self.options.size_bytes
-        assert self.options.bpw is not None
-        return budget_of_bpw(self.study.file, self.options.bpw)
+    def case(self, damages: Damages) -> Case:
+        """The model with its damages."""
+        return Case(self.study.file, damages, IMATRIX_NAME, self.study.identity.model)
 
-    def choose(self, measured: Measured) -> Fit:
-        """The exact solution for the budget."""
+    def choose(self, parts: Parts | None, known: Mapping[Weighing, Damages]) -> Chosen:
+        """The mix: of two ways to weigh, the one that does better on the select text."""
+        found: dict[Weighing, Chosen] = {}
         with self.step("solve"):
-            return fit(
-                self.study.file,
-                measured.tensors,
-                measured.table,
-                self.budget(),
-                measured.imatrix,
-                imatrix_name=IMATRIX_NAME,
-                source_hash=self.study.identity.model,
-            )
+            for weighing, damages in known.items():
+                first = next(iter(found.values()), None)
+                size = None if first is None else first.fit.budget_bytes
+                try:
+                    found[weighing] = choose(self.case(damages), self.options.demand, weighing, size)
+                except InfeasibleBudgetError:
+                    if first is None:
+                        raise
+        if len(found) == 1 or parts is None:
+            return next(iter(found.values()))
+        text = parts.select.head(self.options.select_chunks)
+        with self.step("importances", f"{len(found)} mixes x {text.n_chunks} chunks"):
+            return better(self.study, text, found)
 
     def plan(self, measured: Measured, types: Mapping[str, str]) -> BuildPlan:
         """The file of a mix; tensors not named keep their type."""
@@ -204,19 +245,19 @@ class Run:
             self.study.file,
             Recipe(tensors=own | dict(types)),
             measured.imatrix,
-            imatrix_name=IMATRIX_NAME,
+            imatrix_name="" if measured.imatrix is None else IMATRIX_NAME,
             source_hash=self.study.identity.model,
         )
 
     def refine(self, parts: Parts, measured: Measured, found: Fit) -> tuple[Fit, tuple[Step, ...]]:
-        """The solution improved by what moves near its price really do."""
-        if not self.options.refine_rounds or self.options.fast:
+        """The exact solution improved by what moves near its price really do."""
+        if not self.options.refine_rounds or self.options.fast or self.options.method != "exact":
             return found, ()
         with self.step("refine", f"up to {MOST_MOVES} moves a round"):
             return refine(
                 self.study,
                 found,
-                self.budget(),
+                found.limit_bytes,
                 measured.importances,
                 lambda types: self.plan(measured, types),
                 probe=parts.probe.head(min(MOVE_CHUNKS, self.options.probe_chunks)),
@@ -226,8 +267,7 @@ class Run:
 
     def safety_net(self, parts: Parts, measured: Measured, found: Fit) -> tuple[Fit, Net]:
         """The solution, or a mix of others that is better at no more bytes, by KLD on the select text."""
-        header = upstream_header_bytes(self.study.file, measured.imatrix, IMATRIX_NAME)
-        presets = rivals(self.study.file, measured.importances, header)
+        presets = presets_of(self.study.file, measured.imatrix, measured.importances)
         near = near_rivals(presets, found.plan.file_bytes, _RIVALS_MEASURED)
         others = planned(self.study, self.incumbents, measured.tensors, measured.imatrix, IMATRIX_NAME)
         near += [other for other in others.values() if other.size_bytes <= found.plan.file_bytes]
@@ -241,15 +281,17 @@ class Run:
         judged = judge(scores, RESULT, text.n_ctx)
         klds = {name: judged[name].figures.kld_mean or 0.0 for name in mixes}
         best = min((r.name for r in near), key=lambda name: klds[name], default=None)
-        better = [name for name in mixes if judged[name].verdict == "worse"]
+        # Another method was asked for by name, and a constraint holds whatever is better without it.
+        others_may = [n for n in mixes if self.options.method == "exact" and allowed(found, mixes[n])]
+        better = [name for name in others_may if judged[name].verdict == "worse"]
         chosen = min(better, key=lambda name: klds[name], default=None)
         net = Net(presets, best, tuple(mixes), chosen)
         if chosen is None:
             return found, net
         plan = self.plan(measured, mixes[chosen])
-        if plan.file_bytes > self.budget():
+        if plan.file_bytes > found.limit_bytes:
             return found, replace(net, chosen=None)
-        return Fit(found.problem, as_solution(found, plan.types, chosen), plan), net
+        return replace(found, solution=as_solution(found, plan.types, chosen), plan=plan), net
 
     def link(self, parts: Parts, measured: Measured, found: Fit) -> Link:
         """How the sum of damages becomes the KLD of a mix, from a few random mixes about as large."""
@@ -303,6 +345,10 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         build=study.build,
         incumbents=tuple(i.key for i in read_incumbents(options.incumbents)),
         like="" if options.like is None else text_hash(options.like),
+        constraints=options.constraints.texts,
+        method=options.method,
+        settings=settings_text(options.settings),
+        importance=options.importance,
     )
 
 
@@ -341,13 +387,18 @@ def run_auto(
         run = Run(study, options, monitor)
         folder.claim(request.key(), force=force)
         parts = run.parts(calib, evaluation)
-        measured = run.measure(parts)
-        found, steps = run.refine(parts, measured, run.choose(measured))
+        measures = run.measure_all(parts)
+        chosen = run.choose(parts, {w: damages_of(m) for w, m in measures.items()})
+        measured = measures[chosen.weighing]
+        found, steps = run.refine(parts, measured, chosen.fit)
         link = run.link(parts, measured, found)
         found, net = run.safety_net(parts, measured, found)
+        chosen = replace(chosen, fit=found)
         path = folder.path / model_file_name(study, found)
-        write_imatrix(folder.work / IMATRIX_NAME, measured.imatrix, force=True)
-        write_recipe(folder.path / "recipe.yaml", recipe_of(study, found, measured), force=True)
+        if measured.imatrix is not None:
+            write_imatrix(folder.work / IMATRIX_NAME, measured.imatrix, force=True)
+        recipe = recipe_of(study, chosen, measured.imatrix)
+        write_recipe(folder.path / "recipe.yaml", recipe, force=True)
         with run.step("build"):
             build_gguf(
                 study.file,
@@ -368,21 +419,3 @@ def model_file_name(study: Study, found: Fit) -> str:
     for suffix in ("-bf16", "-f16", "-f32", "-BF16", "-F16", "-F32"):
         stem = stem.removesuffix(suffix)
     return f"{stem}-mqnative-{found.plan.bpw:.2f}bpw.gguf"
-
-
-def recipe_of(study: Study, found: Fit, measured: Measured) -> Recipe:
-    """The result as a recipe that `mqnative build` takes."""
-    predicted = sum(
-        measured.table[name][t].mean for name, t in found.solution.types.items() if t in measured.table[name]
-    )
-    return Recipe(
-        tensors=found.plan.types,
-        model={
-            "name": study.file.get("general.name", ""),
-            "architecture": study.file.architecture or "",
-            "sha256": study.identity.model,
-        },
-        target={"size_bytes": found.plan.file_bytes, "bpw": round(found.plan.bpw, 4)},
-        predicted={"kld_mean": float(predicted)},
-        provenance={"imatrix_sha256": measured.imatrix.content_hash(), "build": study.build},
-    )

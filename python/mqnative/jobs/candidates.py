@@ -22,6 +22,11 @@ def default_targets() -> tuple[str, ...]:
     return tuple(t.name for t in all_types().values() if t.is_target and t.is_quantized)
 
 
+def all_targets() -> tuple[str, ...]:
+    """Every type that ggml writes; those that are not quantized are worth it for larger sources only."""
+    return tuple(t.name for t in all_types().values() if t.is_target)
+
+
 def importances_of(tensors: Mapping[str, ModelTensor], imatrix: Imatrix | None) -> Importances:
     """The importances each quantizable tensor is encoded with; None where the imatrix has no row.
 
@@ -41,23 +46,25 @@ def candidate_types(
     """The legal types of each tensor that may change: quantizable and not quantized already.
 
     A type that a row does not fill is replaced as llama.cpp replaces it; one that needs importances is left
-    out where there are none. The tensor's own type is not among them.
+    out where there are none, and one that is not quantized unless it is smaller than the tensor's own, which
+    is not among them.
     """
     found = {}
     for name, tensor in tensors.items():
         if not tensor.quantizable or tensor.info.qtype.is_quantized or not tensor.info.qtype.is_target:
             continue
-        types = (_legal(name, t, tensor.info.shape[0], importances[name]) for t in targets)
+        types = (_legal(tensor, t, importances[name]) for t in targets)
         legal = dict.fromkeys(t for t in types if t is not None and t != tensor.qtype_name)
         found[name] = tuple(legal)
     return found
 
 
-def _legal(name: str, target: str, n_per_row: int, weights: npt.NDArray[np.float32] | None) -> str | None:
+def _legal(tensor: ModelTensor, target: str, weights: npt.NDArray[np.float32] | None) -> str | None:
+    info = tensor.info
     try:
-        legal = legal_type(target, n_per_row)
+        legal = qtype(legal_type(target, info.shape[0]))
     except UnsupportedTypeError:
         return None
-    if not qtype(legal).is_quantized or (weights is None and requires_imatrix(name, legal)):
+    if not legal.is_quantized and legal.bpw >= info.qtype.bpw:
         return None
-    return legal
+    return None if weights is None and requires_imatrix(info.name, legal.name) else legal.name

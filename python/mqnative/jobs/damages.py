@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from mqnative.build.plan import ModelTensor, model_tensors
 from mqnative.formats.imatrix import Imatrix
-from mqnative.jobs.candidates import Importances, candidate_types, default_targets, importances_of
+from mqnative.jobs.candidates import Importances, all_targets, candidate_types, importances_of
 from mqnative.jobs.places import places_of
 from mqnative.measure.study import Study
 from mqnative.measure.weight_error import TensorSweep
@@ -47,7 +47,7 @@ class MeasurePlan:
 
     Attributes:
         tensors: of the source.
-        imatrix, importances: how each is encoded.
+        imatrix, importances: how each is encoded; without an imatrix, none has importances.
         candidates: tensor -> types it may get.
         anchors: tensor -> type to probe it at.
         lossless: (tensor, type) to probe for what is no loss of weights.
@@ -55,7 +55,7 @@ class MeasurePlan:
     """
 
     tensors: dict[str, ModelTensor]
-    imatrix: Imatrix
+    imatrix: Imatrix | None
     importances: Importances
     candidates: dict[str, tuple[str, ...]]
     anchors: dict[str, str]
@@ -74,17 +74,18 @@ class Measured:
 
     Attributes:
         tensors: of the source.
-        imatrix, importances: how each is encoded.
+        imatrix, importances: how each is encoded; without an imatrix, none has importances.
         sweeps: weight errors at every candidate type.
         probes: (tensor, type) -> mean KLD of each probe chunk.
         anchors: tensor -> anchor type.
         table: predicted damage, tensor -> type.
         floor: KLD that any mix pays once, because the reference rounds its activations.
         notes: what a reader should know of where it comes from.
+        at_anchor: predicted damage at the anchor type, or at a tensor's worst type where it has none.
     """
 
     tensors: dict[str, ModelTensor]
-    imatrix: Imatrix
+    imatrix: Imatrix | None
     importances: Importances
     sweeps: dict[str, TensorSweep]
     probes: dict[Pair, Chunks]
@@ -92,11 +93,12 @@ class Measured:
     table: dict[str, dict[str, Damage]]
     floor: float = 0.0
     notes: tuple[str, ...] = ()
+    at_anchor: dict[str, Damage] = field(default_factory=dict)
 
 
 def plan_measures(
     study: Study,
-    imatrix: Imatrix,
+    imatrix: Imatrix | None,
     targets: tuple[str, ...],
     anchor: str,
     *,
@@ -106,14 +108,14 @@ def plan_measures(
 
     Args:
         study: the model.
-        imatrix: its importances.
+        imatrix: its importances; None for none.
         targets: types it may get; none: every type.
         anchor: the type to probe at; falls back as any type does.
         lossless: whether one tensor of every layer or every tensor is probed at `LOSSLESS` types.
     """
     tensors = model_tensors(study.file)
     importances = importances_of(tensors, imatrix)
-    candidates = candidate_types(tensors, importances, targets or default_targets())
+    candidates = candidate_types(tensors, importances, targets or all_targets())
     anchors = {
         name: found[0] for name, found in candidate_types(tensors, importances, [anchor]).items() if found
     }
@@ -166,13 +168,19 @@ def measured_of(
     }
     noises = _noises(plan, curves, probes)
     table = damage_table([without_noise(curves[name], noises[name]) for name in plan.candidates])
-    kept = {}
-    for name, types in plan.candidates.items():
-        damages = with_activations(table[name], noises[name])
-        kept[name] = {t: damages[t] for t in types if t in damages}
+    full = {name: with_activations(table[name], noises[name]) for name in plan.candidates}
     floor = max((n.floor for n in noises.values()), default=0.0)
     return Measured(
-        plan.tensors, plan.imatrix, plan.importances, sweeps, dict(probes), plan.anchors, kept, floor, notes
+        plan.tensors,
+        plan.imatrix,
+        plan.importances,
+        sweeps,
+        dict(probes),
+        plan.anchors,
+        _wanted(plan, full),
+        floor,
+        notes,
+        _at_anchor(plan, full),
     )
 
 
@@ -180,11 +188,25 @@ def measured_fast(study: Study, plan: MeasurePlan, sweeps: dict[str, TensorSweep
     """The damage table that weight errors and priors give, nothing having been run."""
     where = places_of(study.file, list(plan.candidates))
     table = fast_table(list(curves_of(plan, sweeps).values()), where)
-    kept = {
+    kept = _wanted(plan, table)
+    at_anchor = _at_anchor(plan, table)
+    return Measured(plan.tensors, plan.imatrix, plan.importances, sweeps, {}, {}, kept, at_anchor=at_anchor)
+
+
+def _wanted(plan: MeasurePlan, table: Mapping[str, Mapping[str, Damage]]) -> dict[str, dict[str, Damage]]:
+    """The damages at the types that were asked for."""
+    return {
         name: {t: table[name][t] for t in types if t in table[name]}
         for name, types in plan.candidates.items()
     }
-    return Measured(plan.tensors, plan.imatrix, plan.importances, sweeps, {}, {}, kept)
+
+
+def _at_anchor(plan: MeasurePlan, table: Mapping[str, Mapping[str, Damage]]) -> dict[str, Damage]:
+    return {
+        name: table[name].get(plan.anchors.get(name, ""))
+        or max(table[name].values(), key=lambda d: d.mean, default=Damage(0.0, 0.0))
+        for name in plan.candidates
+    }
 
 
 def curves_of(plan: MeasurePlan, sweeps: Mapping[str, TensorSweep]) -> dict[str, TensorCurve]:

@@ -3,95 +3,192 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from mqnative.build.plan import BuildPlan, ModelTensor, plan_build
+from mqnative.build.plan import BuildPlan, plan_build
 from mqnative.errors import InfeasibleBudgetError
 from mqnative.formats.gguf import GGUFFile
-from mqnative.formats.imatrix import Imatrix
+from mqnative.formats.gguf_rules import DEFAULT_ALIGNMENT, padded
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.recipe import Recipe
-from mqnative.predict.damage import Damage
+from mqnative.jobs.known import Damages
+from mqnative.solve.constraints import NO_CONSTRAINTS, Constraints
 from mqnative.solve.exact import solve_exact
+from mqnative.solve.explain import Explanation, explain
+from mqnative.solve.feasible import require_fit, restricted
 from mqnative.solve.problem import Choice, Item, Problem, Solution
+from mqnative.solve.restrict import Facts, Restricted
+from mqnative.solve.solvers import Settings, solve
 
-# ggml's alignment of tensor data in a file (GGUF_DEFAULT_ALIGNMENT).
-_ALIGNMENT = 32
 # The header's length depends on the mix by a few bytes; this many corrections are always enough.
 _MAX_TRIES = 5
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A solved budget: the solution and the plan of its file."""
+class Demand:
+    """What is asked of a mix.
 
-    problem: Problem
+    Attributes:
+        size_bytes, bpw: the budget, one of the two or none.
+        constraints: what else must hold.
+        method, settings: how it is solved.
+    """
+
+    size_bytes: int | None = None
+    bpw: float | None = None
+    constraints: Constraints = NO_CONSTRAINTS
+    method: str = "exact"
+    settings: Settings = field(default_factory=Settings)
+
+    def budget_bytes(self, file: GGUFFile) -> int | None:
+        """The whole-file budget; None if none was given."""
+        if self.size_bytes is not None:
+            return self.size_bytes
+        return None if self.bpw is None else budget_of_bpw(file, self.bpw)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with its damages, ready to be solved.
+
+    Attributes:
+        file: the source.
+        damages: of its tensors.
+        imatrix_name: what the file is to call the imatrix.
+        source_hash: of the model.
+    """
+
+    file: GGUFFile
+    damages: Damages
+    imatrix_name: str
+    source_hash: str
+
+    def plan(self, types: Mapping[str, str]) -> BuildPlan:
+        """The file that a mix makes; tensors not named stay as they are."""
+        own = {name: t.qtype_name for name, t in self.damages.tensors.items()}
+        return plan_build(
+            self.file,
+            Recipe(tensors=own | dict(types)),
+            self.damages.imatrix,
+            imatrix_name=self.imatrix_name if self.damages.imatrix is not None else "",
+            source_hash=self.source_hash,
+        )
+
+    def header_bytes(self) -> int:
+        """The length of the header, of one mix; of others it differs by a few bytes."""
+        smallest = {
+            name: min(by_type, key=lambda t: qtype(t).bpw)
+            for name, by_type in self.damages.table.items()
+            if by_type
+        }
+        return len(self.plan(smallest).layout.header_bytes)
+
+    def problem(self, header_bytes: int) -> Problem:
+        """The choices of every tensor, its own type at no damage among them."""
+        importance, step = self.damages.importance(), self.file.alignment
+        items = []
+        for name, by_type in self.damages.table.items():
+            info = self.damages.tensors[name].info
+            choices = [Choice(info.qtype.name, padded(info.size_bytes, step), 0.0)]
+            choices += [
+                Choice(t, padded(qtype(t).tensor_bytes(info.shape), step), d.mean, d.variance)
+                for t, d in by_type.items()
+                if t != info.qtype.name
+            ]
+            items.append(Item(name, tuple(choices), importance[name]))
+        return Problem(tuple(items), header_bytes + self.fixed_tensor_bytes())
+
+    def fixed_tensor_bytes(self) -> int:
+        """Bytes of the tensors whose type never changes."""
+        tensors, step = self.file.tensors, self.file.alignment
+        return sum(padded(tensors[name].size_bytes, step) for name in self.damages.fixed)
+
+    def restricted(self, header_bytes: int, constraints: Constraints, facts: Facts) -> Restricted:
+        """The problem under constraints.
+
+        Raises:
+            ConstraintError, InfeasibleConstraintsError: as `mqnative.solve.feasible.restricted`.
+        """
+        return restricted(self.problem(header_bytes), constraints, facts, fixed=self.damages.fixed)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A solved budget.
+
+    Attributes:
+        restricted: the problem and its constraints.
+        solution: the mix.
+        plan: of its file.
+        budget_bytes: it was solved for; None where the method has a size of its own.
+        facts: by tensor.
+    """
+
+    restricted: Restricted
     solution: Solution
     plan: BuildPlan
+    budget_bytes: int | None
+    facts: Facts
 
+    @property
+    def problem(self) -> Problem:
+        """What was solved."""
+        return self.restricted.problem
 
-def problem_of(
-    file: GGUFFile,
-    tensors: Mapping[str, ModelTensor],
-    damages: Mapping[str, Mapping[str, Damage]],
-    fixed_bytes: int,
-) -> Problem:
-    """The choices of every tensor, its own type at no damage among them."""
-    items = []
-    for name, by_type in damages.items():
-        info = tensors[name].info
-        choices = [Choice(info.qtype.name, _padded(info.size_bytes), 0.0)]
-        choices += [
-            Choice(t, _padded(qtype(t).tensor_bytes(info.shape)), d.mean, d.variance)
-            for t, d in by_type.items()
-            if t != info.qtype.name
-        ]
-        items.append(Item(name, tuple(choices)))
-    chosen = set(damages)
-    rest = sum(_padded(t.size_bytes) for name, t in file.tensors.items() if name not in chosen)
-    return Problem(tuple(items), fixed_bytes + rest)
+    @property
+    def limit_bytes(self) -> int:
+        """What the file may take: the budget, or without one its own size."""
+        return self.plan.file_bytes if self.budget_bytes is None else self.budget_bytes
+
+    def explanation(self) -> Explanation:
+        """Why every tensor has its type; solves the problem again for each constraint."""
+        return explain(self.restricted, self.solution, self.budget_bytes, solve_exact, self.facts)
 
 
 def fit(
-    file: GGUFFile,
-    tensors: Mapping[str, ModelTensor],
-    damages: Mapping[str, Mapping[str, Damage]],
-    budget_bytes: int,
-    imatrix: Imatrix,
+    case: Case,
+    demand: Demand,
+    budget_bytes: int | None,
     *,
-    imatrix_name: str,
-    source_hash: str,
+    mixes: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Fit:
-    """The least damaging mix whose whole file is at most ``budget_bytes``.
+    """The mix that a method finds whose whole file is at most ``budget_bytes``.
+
+    Args:
+        case: the model.
+        demand: constraints and method; its budget is not looked at.
+        budget_bytes: whole-file bytes; None where the method has a size of its own.
+        mixes: presets by name, for ``preset:NAME``.
 
     Raises:
-        InfeasibleBudgetError: below the smallest or above the largest file; the range is attached.
+        InfeasibleBudgetError: below the smallest file, with the constraint that binds, or above the source's
+            own size; the range is attached.
+        InfeasibleConstraintsError, ConstraintError: as `mqnative.solve.feasible.restricted`.
     """
+    settings = demand.settings if mixes is None else replace(demand.settings, mixes=mixes)
+    facts = case.damages.facts()
 
-    def plan(types: Mapping[str, str]) -> BuildPlan:
-        recipe = Recipe(tensors=dict(types))
-        return plan_build(file, recipe, imatrix, imatrix_name=imatrix_name, source_hash=source_hash)
+    def attempt(header_bytes: int) -> Fit:
+        found = case.restricted(header_bytes, demand.constraints, facts)
+        if budget_bytes is not None:
+            _require_below(found.free.largest_bytes, found.problem, budget_bytes)
+            require_fit(found, facts, budget_bytes)
+        solution = solve(found.problem, budget_bytes, demand.method, settings)
+        return Fit(found, solution, case.plan(solution.types), budget_bytes, facts)
 
-    own = {name: t.qtype_name for name, t in tensors.items()}
-    first = plan(own | {name: next(iter(by_type)) for name, by_type in damages.items()})
-    header = len(first.layout.header_bytes)
-    problem = problem_of(file, tensors, damages, header)
-    if budget_bytes > problem.largest_bytes:
-        raise InfeasibleBudgetError(
-            f"a budget of {budget_bytes:,} bytes is above the largest file, the source's own "
-            f"{problem.largest_bytes:,} bytes; the feasible range is {problem.smallest_bytes:,} to "
-            f"{problem.largest_bytes:,} bytes",
-            budget_bytes=budget_bytes,
-            smallest_bytes=problem.smallest_bytes,
-            largest_bytes=problem.largest_bytes,
-        )
-    return fit_problem(problem, budget_bytes, lambda types: plan(own | types))
+    header_bytes = case.header_bytes()
+    for _ in range(_MAX_TRIES):
+        found = attempt(header_bytes)
+        if budget_bytes is None or found.plan.file_bytes <= budget_bytes:
+            return found
+        header_bytes += case.file.alignment
+    raise AssertionError("the header grows without end")
 
 
 def fit_problem(
     problem: Problem, budget_bytes: int, plan: Callable[[dict[str, str]], BuildPlan], tries: int = _MAX_TRIES
-) -> Fit:
-    """The solution whose file, header and all, is at most ``budget_bytes``.
+) -> tuple[Solution, BuildPlan]:
+    """The exact solution whose file, header and all, is at most ``budget_bytes``.
 
     Args:
         problem: with a header's bytes among its fixed ones.
@@ -102,11 +199,22 @@ def fit_problem(
     solution = solve_exact(problem, budget_bytes)
     found = plan(solution.types)
     if found.file_bytes <= budget_bytes:
-        return Fit(problem, solution, found)
+        return solution, found
     if tries == 0:
         raise AssertionError("the header grows without end")
-    longer = replace(problem, fixed_bytes=problem.fixed_bytes + _ALIGNMENT)
+    longer = replace(problem, fixed_bytes=problem.fixed_bytes + DEFAULT_ALIGNMENT)
     return fit_problem(longer, budget_bytes, plan, tries - 1)
+
+
+def _require_below(largest: int, problem: Problem, budget_bytes: int) -> None:
+    if budget_bytes > largest:
+        raise InfeasibleBudgetError(
+            f"a budget of {budget_bytes:,} bytes is above the largest file, the source's own "
+            f"{largest:,} bytes; the feasible range is {problem.smallest_bytes:,} to {largest:,} bytes",
+            budget_bytes=budget_bytes,
+            smallest_bytes=problem.smallest_bytes,
+            largest_bytes=largest,
+        )
 
 
 def budget_of_bpw(file: GGUFFile, bpw: float) -> int:
@@ -114,9 +222,5 @@ def budget_of_bpw(file: GGUFFile, bpw: float) -> int:
 
     bpw counts tensor data only (8 x tensor bytes / weights); the header is the source's own.
     """
-    header = file.file_bytes - sum(_padded(t.size_bytes) for t in file.tensors.values())
+    header = file.file_bytes - sum(padded(t.size_bytes, file.alignment) for t in file.tensors.values())
     return int(bpw * file.n_weights / 8) + header
-
-
-def _padded(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT

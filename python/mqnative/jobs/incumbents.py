@@ -77,7 +77,7 @@ def planned(
     study: Study,
     incumbents: Iterable[Incumbent],
     tensors: Mapping[str, ModelTensor],
-    imatrix: Imatrix,
+    imatrix: Imatrix | None,
     imatrix_name: str,
 ) -> dict[str, Rival]:
     """The incumbents as rivals: their types here, and the size of the file we would write.
@@ -92,7 +92,7 @@ def planned(
             study.file,
             _carried(incumbent, tensors, study.file).recipe,
             imatrix,
-            imatrix_name=imatrix_name,
+            imatrix_name="" if imatrix is None else imatrix_name,
             source_hash=study.identity.model,
         )
         found[incumbent.name] = Rival(incumbent.name, plan.types, plan.file_bytes, plan.bpw)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mqnative.errors import ConstraintError
 from mqnative.formats.qtypes import all_types
 from mqnative.jobs.fit import Fit
 from mqnative.jobs.presets import Rival
+from mqnative.solve.constraints import NO_CONSTRAINTS
+from mqnative.solve.fixed import solve_fixed
 from mqnative.solve.problem import Choice, Problem, Solution, solution
 from mqnative.solve.uniform import solve_uniform
 
@@ -39,11 +42,23 @@ def uniform_mixes(problem: Problem, budget_bytes: int, count: int) -> dict[str, 
     return {f"{t} everywhere": dict(mix.types) for t, mix in fitting[:count]}
 
 
+def allowed(found: Fit, types: Mapping[str, str]) -> bool:
+    """Whether a mix of others keeps the constraints; without any, it may have types not measured."""
+    if found.restricted.constraints == NO_CONSTRAINTS:
+        return True
+    try:
+        solve_fixed(found.problem, None, types, "")
+    except ConstraintError:
+        return False
+    return True
+
+
 def as_solution(found: Fit, types: Mapping[str, str], method: str) -> Solution:
     """A mix of others in the terms of the problem; types it does not offer count as no damage known."""
     chosen = {}
     for item in found.problem.items:
-        known = {c.qtype: c for c in item.choices}
-        wanted = types[item.name]
-        chosen[item.name] = known.get(wanted) or Choice(wanted, 0, 0.0)
+        wanted = {n: types[n] for n in item.uses(item.choices[0]) if n in types}
+        known = next((c for c in item.choices if c.types(item.name) == wanted), None)
+        label = " + ".join(dict.fromkeys(wanted.values()))
+        chosen[item.name] = known or Choice(label, 0, 0.0, parts=tuple(wanted.items()))
     return solution(found.problem, chosen, found.solution.lower_bound, method)

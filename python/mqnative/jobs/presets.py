@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mqnative.build.plan import upstream_header_bytes
 from mqnative.core.presets import preset_types, presets, requires_imatrix
 from mqnative.errors import QuantizeError
 from mqnative.formats.gguf import GGUFFile
+from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.qtypes import qtype
 from mqnative.jobs.candidates import Importances
 
@@ -32,20 +34,23 @@ class Rival:
     bpw: float
 
 
-def rivals(file: GGUFFile, importances: Importances, header_bytes: int) -> dict[str, Rival]:
+def rivals(
+    file: GGUFFile, importances: Importances, header_bytes: int, *, with_imatrix: bool = True
+) -> dict[str, Rival]:
     """Every preset that llama-quantize can write for this model with these importances.
 
     Args:
         file: the model.
         importances: by tensor name.
         header_bytes: of the file that llama-quantize would write.
+        with_imatrix: whether it would be given an imatrix.
     """
     found = {}
     for preset in presets().values():
         if not qtype(preset.default_type).is_quantized:
             continue
         try:
-            types = preset_types(file.path, preset.name, with_imatrix=True)
+            types = preset_types(file.path, preset.name, with_imatrix=with_imatrix)
         except QuantizeError:
             continue
         missing = (
@@ -60,6 +65,12 @@ def rivals(file: GGUFFile, importances: Importances, header_bytes: int) -> dict[
         bpw = 8.0 * sum(sizes.values()) / file.n_weights
         found[preset.name] = Rival(preset.name, types, header_bytes + padded, bpw)
     return found
+
+
+def presets_of(file: GGUFFile, imatrix: Imatrix | None, importances: Importances) -> dict[str, Rival]:
+    """`rivals`, as llama-quantize would write them with the same imatrix, or with none."""
+    header = upstream_header_bytes(file, imatrix, "imatrix.gguf")
+    return rivals(file, importances, header, with_imatrix=imatrix is not None)
 
 
 def near_rivals(found: Mapping[str, Rival], budget_bytes: int, count: int) -> list[Rival]:

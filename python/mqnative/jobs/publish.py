@@ -128,7 +128,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
             "mqnative": f"{build['version']}, {build['compiler']}, {build['isa']}",
             "llama.cpp": build["upstream_commit"],
             "texts": ", ".join(t.name for t in texts),
-            "imatrix": measured.imatrix.content_hash(),
+            "imatrix": "none" if measured.imatrix is None else measured.imatrix.content_hash(),
         },
         rebuild_command=command,
         gap=outcome.fit.solution.gap,
@@ -138,14 +138,18 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
 def notes_of(outcome: Outcome) -> list[str]:
     """What a reader should know before trusting the figures."""
     notes = list(outcome.measured.notes)
-    unseen = [n for n, e in outcome.measured.imatrix.entries.items() if not e.counts.all()]
+    imatrix = outcome.measured.imatrix
+    entries = {} if imatrix is None else imatrix.entries
+    unseen = [n for n, e in entries.items() if not e.counts.all()]
     if unseen:
         notes.append(
             f"{len(unseen)} expert tensors hold experts that no calibration token reached, such as "
             f"{unseen[0]}; their damage is estimated from the experts that were reached."
         )
     without = [n for n, w in outcome.measured.importances.items() if w is None]
-    if without:
+    if imatrix is None:
+        notes.append("No imatrix was used; types that need one were left out.")
+    elif without:
         notes.append(
             f"{len(without)} tensors have no importances, such as {without[0]}; types that need them were "
             "left out."

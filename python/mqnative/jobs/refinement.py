@@ -6,7 +6,7 @@ Moves are measured on the probe text and judged on the select text, so that no m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mqnative.build.plan import BuildPlan
@@ -99,21 +99,22 @@ def _round(
     select: Corpus,
 ) -> tuple[Step, Fit | None]:
     before = found.plan.types
-    moves = boundary(found.problem, found.solution.types, most=MOST_MOVES)
+    chosen = {name: choice.qtype for name, choice in found.solution.choices.items()}
+    moves = boundary(found.problem, chosen, most=MOST_MOVES)
     if not moves:
         return Step(0, {}, 0.0, None, None), None
     mixes: dict[str, Mapping[str, str]] = {"": before}
-    mixes |= {_name(m): before | {m.name: m.after} for m in moves}
+    mixes |= {_name(m): before | _types(found, m) for m in moves}
     means = mix_means(study, "refine", probe, mixes, importances)
     measured = [change(means[_name(m)].kld, means[""].kld) for m in moves]
-    near = near_problem(found.problem, found.solution.types, moves, posterior(moves, measured))
-    fitted = fit_problem(near, budget_bytes, plan)
-    changed = {n: t for n, t in fitted.solution.types.items() if t != found.solution.types[n]}
-    own = sum(c.damage for i in near.items for c in i.choices if c.qtype == found.solution.types[i.name])
-    promised = fitted.solution.damage - own
+    near = near_problem(found.problem, chosen, moves, posterior(moves, measured))
+    solved, file = fit_problem(near, budget_bytes, plan)
+    changed = {n: t for n, t in solved.types.items() if t != found.solution.types[n]}
+    own = sum(c.damage for i in near.items for c in i.choices if c.qtype == chosen[i.name])
+    promised = solved.damage - own
     if not changed or -promised < _LEAST_GAIN * own:
         return Step(len(moves), changed, promised, None, None), None
-    after = fitted.plan.types
+    after = file.types
     scores = score(study, "refine", select, {"before": before, "after": after}, importances)
     old, new = scores["before"].kld, scores["after"].kld
     assert old is not None
@@ -123,12 +124,18 @@ def _round(
     if not step.is_accepted:
         return step, None
     # In the terms of the whole problem again, so that the next round sees every type.
-    chosen = {
-        i.name: next(c for c in i.choices if c.qtype == fitted.solution.types[i.name])
+    picks = {
+        i.name: next(c for c in i.choices if c.qtype == solved.choices[i.name].qtype)
         for i in found.problem.items
     }
-    solved = solution(found.problem, chosen, found.solution.lower_bound, "exact, refined")
-    return step, Fit(found.problem, solved, fitted.plan)
+    refined = solution(found.problem, picks, found.solution.lower_bound, "exact, refined")
+    return step, replace(found, solution=refined, plan=file)
+
+
+def _types(found: Fit, move: Move) -> dict[str, str]:
+    """What a move makes of its tensors; several where they share a type."""
+    item = next(i for i in found.problem.items if i.name == move.name)
+    return next(c for c in item.choices if c.qtype == move.after).types(item.name)
 
 
 def _name(move: Move) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mqnative.errors import OutputError, OutputExistsError
 from mqnative.formats.atomic import write_text_atomic
+from mqnative.solve.solvers import Settings
 
 # Raised when the same request would give another answer.
 _REQUEST_VERSION = 2
@@ -23,7 +24,7 @@ class Request:
     Attributes:
         model: the model's hash.
         calib, evaluation: hashes of the texts; evaluation is empty where the calibration text serves both.
-        size_bytes, bpw: the budget, one of the two.
+        size_bytes, bpw: the budget, one of the two, or none: the knee of the frontier.
         targets: types allowed.
         n_ctx: tokens per chunk.
         probe_chunks, select_chunks, verify_chunks: how much text each step uses; None: as much as it takes.
@@ -33,6 +34,9 @@ class Request:
         refine_rounds: at most so many times moves are measured on the solved mix.
         build: upstream commit, ISA and device.
         incumbents, like: hashes of others' mixes, and of a sibling's manifest.
+        constraints: as the command line writes them.
+        method, settings: the solver.
+        importance: whether the imatrix is used.
     """
 
     model: str
@@ -52,6 +56,10 @@ class Request:
     build: str
     incumbents: tuple[str, ...] = ()
     like: str = ""
+    constraints: tuple[str, ...] = ()
+    method: str = "exact"
+    settings: str = ""
+    importance: str = "imatrix"
 
     def key(self) -> str:
         """SHA-256, in hex."""
@@ -128,6 +136,11 @@ class OutputFolder:
         except (OSError, ValueError, AttributeError):
             return None
         return found if isinstance(found, str) else None
+
+
+def settings_text(settings: Settings) -> str:
+    """A solver's settings as text; empty for the defaults."""
+    return "" if settings == Settings() else repr(settings)
 
 
 def text_hash(path: Path) -> str:

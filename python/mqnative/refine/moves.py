@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -128,9 +128,9 @@ def near_problem(
         kept = [own]
         for move, damage in by_name.get(item.name, ()):
             there = choices[move.after]
-            kept.append(Choice(there.qtype, there.size_bytes, own.damage + damage, there.variance))
-        items.append(Item(item.name, tuple(kept)))
-    return Problem(tuple(items), problem.fixed_bytes)
+            kept.append(replace(there, damage=own.damage + damage))
+        items.append(replace(item, choices=tuple(kept)))
+    return replace(problem, items=tuple(items))
 
 
 def _neighbours(item: Item, qtype: str) -> list[Move]:

@@ -71,10 +71,19 @@ class JSONObject:
         """A list."""
         return list(self.of(key, self.get(key), list, tuple))
 
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of strings."""
+        return tuple(self.of(f"{key}[{i}]", v, str) for i, v in enumerate(self.array(key)))
+
     def texts(self, key: str) -> dict[str, str]:
         """An object that holds only strings."""
         items = self.of(key, self.get(key), Mapping).items()
         return {str(k): str(self.of(f"{key}.{k}", v, str)) for k, v in items}
+
+    def part(self, key: str) -> JSONObject | None:
+        """An object, or None for null and missing."""
+        found = self.get(key)
+        return None if found is None else JSONObject(found, f"{self._path}.{key}".strip("."))
 
     def objects(self, key: str) -> Iterator[JSONObject]:
         """The objects of a list."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mqnative.errors import ConstraintError
+from mqnative.formats.qtypes import qtype as known_type
 from mqnative.solve.bins import DEFAULT_BINS, Bin, solve_bins
 from mqnative.solve.exact import RELATIVE_GAP, TIME_LIMIT_S, solve_exact
 from mqnative.solve.fixed import solve_fixed
 from mqnative.solve.greedy import solve_greedy
 from mqnative.solve.grid import with_types
 from mqnative.solve.hull import relax, tabulate
-from mqnative.solve.knee import Rule, solve_knee
+from mqnative.solve.knee import RULES, Rule, solve_knee
 from mqnative.solve.problem import Problem, Solution, solution
 from mqnative.solve.uniform import best_uniform, solve_uniform
 
 PRESET = "preset:"
 UNIFORM = "uniform:"
+KNEE = "knee:"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _uniform(problem: Problem, budget_bytes: int | None, _settings: Settings) ->
     return best_uniform(problem, _needed(budget_bytes, "uniform"))
 
 
-# Solvers that are told a budget; ``uniform:TYPE`` and ``preset:NAME`` are made from their names.
+# ``knee:RULE``, ``uniform:TYPE`` and ``preset:NAME`` are made from their names.
 SOLVERS: dict[str, Solver] = {
     "exact": _exact,
     "greedy": _greedy,
@@ -77,13 +79,32 @@ SOLVERS: dict[str, Solver] = {
 
 def has_own_size(method: str) -> bool:
     """Whether a method gives a mix without a budget."""
-    return method in ("knee", "bins") or method.startswith((UNIFORM, PRESET))
+    return method in ("knee", "bins") or method.startswith((KNEE, UNIFORM, PRESET))
+
+
+def check_method(method: str) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        ConstraintError: the message lists those there are.
+        UnsupportedTypeError: ``uniform:TYPE`` of an unknown type.
+    """
+    if method.startswith(UNIFORM):
+        known_type(method.removeprefix(UNIFORM))
+    elif method.startswith(KNEE) and method.removeprefix(KNEE) not in RULES:
+        raise ConstraintError(
+            f"unknown rule in {method!r}; use one of {', '.join(KNEE + rule for rule in RULES)}",
+            constraint=method,
+        )
+    elif method not in SOLVERS and not method.startswith((KNEE, PRESET)):
+        known = ", ".join((*SOLVERS, f"{KNEE}RULE", f"{UNIFORM}TYPE", f"{PRESET}NAME"))
+        raise ConstraintError(f"unknown method {method!r}; use one of {known}", constraint=method)
 
 
 def solve(
     problem: Problem, budget_bytes: int | None, method: str = "exact", settings: Settings | None = None
 ) -> Solution:
-    """Solve a problem by a method of `SOLVERS`, ``uniform:TYPE`` or ``preset:NAME``.
+    """Solve a problem by a method of `SOLVERS`, ``knee:RULE``, ``uniform:TYPE`` or ``preset:NAME``.
 
     Args:
         problem: what to choose; every method keeps to its choices and its number of types.
@@ -114,10 +135,15 @@ def _by_name(problem: Problem, budget_bytes: int | None, method: str, settings: 
     if method.startswith(UNIFORM):
         types = solve_uniform(problem, method.removeprefix(UNIFORM)).types
         return solve_fixed(problem, budget_bytes, types, method)
-    solver = SOLVERS.get(method)
-    if solver is None:
-        known = ", ".join((*SOLVERS, f"{UNIFORM}TYPE", f"{PRESET}NAME"))
-        raise ConstraintError(f"unknown method {method!r}; use one of {known}", constraint=method)
+    check_method(method)
+    if method.startswith(PRESET):
+        raise ConstraintError(f"the types of {method} are not known", constraint=method)
+    if method.startswith(KNEE):
+        rule = next(r for r in RULES if method == KNEE + r)
+        settings = replace(settings, knee=rule, knee_threshold=_threshold(settings, rule))
+        found = _by_name(problem, budget_bytes, "knee", settings)
+        return replace(found, method=method)
+    solver = SOLVERS[method]
     if problem.max_types is None:
         return solver(problem, budget_bytes, settings)
     # The method's answer with the types that the exact mix of so few types uses.
@@ -125,6 +151,11 @@ def _by_name(problem: Problem, budget_bytes: int | None, method: str, settings: 
     best = _exact(problem, budget, settings)
     types_used = frozenset[str]().union(*(c.used for c in best.choices.values()))
     return solver(with_types(problem, types_used), budget_bytes, settings)
+
+
+def _threshold(settings: Settings, rule: Rule) -> float | None:
+    """A threshold is one of its own rule."""
+    return settings.knee_threshold if rule == settings.knee else None
 
 
 def _needed(budget_bytes: int | None, method: str) -> int:
