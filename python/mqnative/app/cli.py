@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("mqnative.app.sweep:sweep", "Measure the weight error of every tensor at every type."),
     "probe": ("mqnative.app.probe:probe", "Measure the KL divergence that quantizing each tensor causes."),
     "solve": ("mqnative.app.solve:solve", "Find the best recipe for a budget."),
+    "frontier": ("mqnative.app.frontier:frontier", "Show size against damage, with its knee."),
     "eval": ("mqnative.app.eval:evaluate_command", "Measure perplexity and KL divergence."),
     "compare": ("mqnative.app.compare:compare", "Compare files with the unquantized model and each other."),
     "clone": ("mqnative.app.clone:clone", "Build and verify another model's mix on a finetune."),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from mqnative.formats.qtypes import qtype
 from mqnative.jobs.damages import Measured
+from mqnative.jobs.known import Damages
 from mqnative.predict.damage import Damage, predict_mix
 from mqnative.predict.link import Link
 
@@ -39,12 +40,12 @@ def random_mix(measured: Measured, level: float, seed: int) -> dict[str, str]:
     return mix
 
 
-def damage_sum(measured: Measured, types: Mapping[str, str]) -> Damage | None:
+def damage_sum(measured: Measured | Damages, types: Mapping[str, str]) -> Damage | None:
     """The sum of the tensors' damages; None where a type was not measured."""
     chosen, table = {}, {}
     for name, by_type in measured.table.items():
         own = measured.tensors[name].qtype_name
-        table[name] = by_type | {own: Damage(0.0, 0.0)}
+        table[name] = {**by_type, own: Damage(0.0, 0.0)}
         chosen[name] = types[name]
         if types[name] not in table[name]:
             return None
@@ -56,6 +57,11 @@ def predicted_kld(measured: Measured, types: Mapping[str, str], link: Link) -> D
     total = damage_sum(measured, types)
     if total is None:
         return None
+    return kld_of(total, link, measured.floor)
+
+
+def kld_of(total: Damage, link: Link, floor: float) -> Damage:
+    """The KLD of a mix from the sum of its damages."""
     linked = link.apply(total)
     # A mix that changes nothing has none of the reference's rounding either.
-    return Damage(linked.mean + measured.floor, linked.variance) if total.mean > 0 else linked
+    return Damage(linked.mean + floor, linked.variance) if total.mean > 0 else linked

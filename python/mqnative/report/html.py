@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from mqnative.report import tables
 from mqnative.report.curves import curve_plots
+from mqnative.report.frontier_part import frontier_part
 from mqnative.report.heatmap import heat_map
 from mqnative.report.numbers import change, measured, plain_lines, share, significant, size_text, typeset
 from mqnative.report.palette import stylesheet
@@ -18,6 +19,7 @@ from mqnative.report.roles import by_role, is_vector
 from mqnative.report.sentences import Span, claims, count, headline, held_out, time_spent, types_used
 from mqnative.report.summary import Report
 from mqnative.report.svg import escape
+from mqnative.report.why import choice_part
 
 _MIXES_KEY = (
     "Small figures under KLD are 95 % intervals; ± is one standard error; r is the correlation of ln "
@@ -37,6 +39,8 @@ _VALUES_KEY = (
 _SECTIONS = (
     ("mixes", "Against the others"),
     ("types", "What it is made of"),
+    ("why", "Why these types"),
+    ("frontier", "Other sizes"),
     ("damage", "What each type costs"),
     ("prediction", "Predicted and measured"),
     ("time", "Where the time went"),
@@ -51,6 +55,8 @@ def to_html(report: Report) -> str:
     bodies = {
         "mixes": _mixes(report),
         "types": _types(report),
+        "why": "" if report.choice is None else choice_part(report.choice),
+        "frontier": "" if report.frontier is None else frontier_part(report.frontier),
         "damage": _damage(report),
         "prediction": _prediction(report),
         "time": _time(report),
@@ -65,21 +71,22 @@ def to_html(report: Report) -> str:
         for key, title in present
     )
     return (
-        f'<!DOCTYPE html>\n<html lang="en">{_head(report)}<body><main>{_opening(report)}'
+        f'<!DOCTYPE html>\n<html lang="en">{head(report.title)}<body><main>{_opening(report)}'
         f'<nav aria-label="Sections">{links}</nav>{sections}</main>'
         f"<footer>Made by mqnative. KLD is D(original || mix), in nats per token.</footer>"
         f"<script>{_template('sort.js')}</script></body></html>\n"
     )
 
 
-def _head(report: Report) -> str:
+def head(title: str) -> str:
+    """A page's head: its policy, which allows one script, and its style."""
     script = base64.b64encode(hashlib.sha256(_template("sort.js").encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; img-src data:"
     return (
         f'<head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(report.title)}</title>\n<style>{stylesheet()}{_template('report.css')}</style></head>"
+        f"<title>{escape(title)}</title>\n<style>{stylesheet()}{_template('report.css')}</style></head>"
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mqnative.errors import FormatError
+from mqnative.report.choices_json import choice_values, frontier_values, read_choice, read_frontier
 from mqnative.report.jsonobject import JSONObject
 from mqnative.report.summary import (
     CurvePoint,
@@ -50,6 +51,8 @@ def to_json(report: Report) -> dict[str, Any]:
         "notes": list(report.notes),
         "provenance": dict(report.provenance),
         "rebuild_command": report.rebuild_command,
+        "choice": None if report.choice is None else choice_values(report.choice),
+        "frontier": None if report.frontier is None else frontier_values(report.frontier),
     }
 
 
@@ -64,6 +67,7 @@ def from_json(value: Mapping[str, Any]) -> Report:
         raise FormatError(
             f"expected a report of version {VERSION}, got {value['mqnative']!r}", key="mqnative"
         )
+    choice, frontier = source.part("choice"), source.part("frontier")
     return Report(
         title=source.text("title"),
         model=source.texts("model"),
@@ -82,6 +86,8 @@ def from_json(value: Mapping[str, Any]) -> Report:
         provenance=source.texts("provenance"),
         rebuild_command=source.text("rebuild_command"),
         gap=source.optional("gap"),
+        choice=None if choice is None else read_choice(choice),
+        frontier=None if frontier is None else read_frontier(frontier),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from mqnative.report.frontier_part import knee_sentences
 from mqnative.report.numbers import (
     change,
     duration,
@@ -19,6 +20,7 @@ from mqnative.report.numbers import (
 from mqnative.report.roles import by_role
 from mqnative.report.sentences import Span, claims, headline, held_out, time_spent, types_used
 from mqnative.report.summary import MixRow, Report
+from mqnative.report.why import sentences
 
 # What could begin markup inside a line; an underscore inside a word cannot.
 _MARKUP = re.compile(r"[\\`*\[\]<>|~#!]|(?<![^\W_])_|_(?![^\W_])")
@@ -34,6 +36,7 @@ def to_markdown(report: Report) -> str:
         _mixes(report),
         _legend(report),
         *_types(report),
+        *_section("Why these types", _why(report)),
         *_steps(report),
         *_section("How to rebuild", report.rebuild_command and fenced(report.rebuild_command)),
         *_section("Provenance", _facts(report.provenance)),
@@ -120,6 +123,12 @@ def _types(report: Report) -> Sequence[str]:
         size = size_text(sum(t.size_bytes for t in tensors))
         rows.append([escape(role), str(len(tensors)), escape(types_used(tensors)), size])
     return _section("What it is made of", table(("role", "tensors:", "types", "size:"), rows) if rows else "")
+
+
+def _why(report: Report) -> str:
+    said = [] if report.choice is None else sentences(report.choice)
+    said += [] if report.frontier is None else knee_sentences(report.frontier)
+    return "\n".join(f"- {escape(s)}" for s in said)
 
 
 def _steps(report: Report) -> Sequence[str]:

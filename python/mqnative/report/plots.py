@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from mqnative.report.labels import Box, Label, place_labels
+from mqnative.report.frame import UNITS, Frame, Mark, along, axes, labels
+from mqnative.report.labels import Box
 from mqnative.report.numbers import measured, plain, significant, size_text, typeset
 from mqnative.report.sentences import SAME_SIZE, outcome, rival
 from mqnative.report.summary import Interval, MixRow, Report
 from mqnative.report.svg import (
-    FONT_SIZE,
     Axis,
     escape,
     figure,
@@ -22,34 +21,19 @@ from mqnative.report.svg import (
     path,
     text,
     text_width,
-    tick_text,
 )
 
 _RADIUS = {"result": 8.0, "preset": 5.0, "uniform": 4.5}
-_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
-_LINE_HEIGHT = 16.0
 # Longer whiskers are cut at the frame.
 _WHISKER_ROOM = 2.5
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """The area inside the axes, with its axes."""
-
-    box: Box
-    x: Axis
-    y: Axis
-
-    def point(self, x: float, y: float) -> tuple[float, float]:
-        return self.x(x), self.y(y)
-
-
 def size_plot(report: Report, name: str, width: float, height: float) -> str:
     """Size of the file against its KLD, one point for each mix; the result stands out."""
-    unit, bytes_per_unit = next(u for u in _UNITS if report.result.size_bytes >= u[1] or u[1] == 1.0)
+    unit, bytes_per_unit = next(u for u in UNITS if report.result.size_bytes >= u[1] or u[1] == 1.0)
     sizes = [m.size_bytes / bytes_per_unit for m in report.mixes]
     box = Box(52, 26, width - 12, height - 40)
-    frame = _Frame(
+    frame = Frame(
         box,
         linear_axis(sizes, box.left, box.right),
         _kld_axis(report.mixes, box.bottom, box.top),
@@ -57,7 +41,7 @@ def size_plot(report: Report, name: str, width: float, height: float) -> str:
     spots = [
         _Spot(m, *frame.point(size, m.figures.kld_mean)) for m, size in zip(report.mixes, sizes, strict=True)
     ]
-    body = _axes(frame, f"file size, {unit}", "KLD, nats per token: lower is better")
+    body = axes(frame, f"file size, {unit}", "KLD, nats per token: lower is better")
     front, soft = _front(spots)
     body += front
     gap, obstacles = _gap(report, spots)
@@ -88,11 +72,11 @@ def prediction_plot(report: Report, name: str, width: float, height: float) -> s
     box = Box(52, 26, width - 12, height - 40)
     x = log_axis(values, box.left, box.right)
     y = log_axis(values, box.bottom, box.top)
-    frame = _Frame(box, x, y)
+    frame = Frame(box, x, y)
     spots = [_Spot(m, *frame.point(m.predicted_kld or 0.0, m.figures.kld_mean)) for m in known]
     diagonal = line(box.left, box.bottom, box.right, box.top, "diagonal")
-    body = _axes(frame, "predicted KLD", "measured KLD, nats per token") + diagonal
-    obstacles, soft = [], _along([(box.left, box.bottom), (box.right, box.top)])
+    body = axes(frame, "predicted KLD", "measured KLD, nats per token") + diagonal
+    obstacles, soft = [], along([(box.left, box.bottom), (box.right, box.top)])
     for spot in reversed(spots):
         whisker, extent = _whisker(spot, y, spot.mix.figures.kld_ci95)
         obstacles.append(extent)
@@ -122,31 +106,12 @@ class _Spot:
         return _RADIUS[self.mix.kind]
 
 
-def _axes(frame: _Frame, x_name: str, y_name: str) -> str:
-    box, parts = frame.box, []
-    for tick in frame.y.ticks():
-        y = frame.y(tick)
-        parts.append(line(box.left, y, box.right, y, "grid"))
-        parts.append(text(box.left - 7, y + 4, tick_text(tick), "tick", "end"))
-    free = 0.0
-    for tick in frame.x.ticks(max(2, int((box.right - box.left) / 75))):
-        x, half = frame.x(tick), text_width(tick_text(tick)) / 2
-        parts.append(line(x, box.bottom, x, box.bottom + 5, "axis"))
-        if x - half > free:
-            parts.append(text(x, box.bottom + 18, tick_text(tick), "tick", "middle"))
-            free = x + half + 6
-    parts.append(line(box.left, box.bottom, box.right, box.bottom, "axis"))
-    parts.append(text(box.right, box.bottom + 34, escape(x_name), "name", "end"))
-    parts.append(text(0, 13, escape(y_name), "name"))
-    return "".join(parts)
-
-
 def _front(spots: Sequence[_Spot]) -> tuple[str, list[Box]]:
     """The line through the mixes that no smaller one beats, the result aside."""
     others = sorted((s for s in spots if s.mix.kind != "result"), key=lambda s: (s.x, -s.y))
     front = [s for i, s in enumerate(others) if all(s.y > o.y for o in others[:i])]
     points = [(s.x, s.y) for s in front]
-    return (path(points, "front"), _along(points)) if len(points) > 1 else ("", [])
+    return (path(points, "front"), along(points)) if len(points) > 1 else ("", [])
 
 
 def _gap(report: Report, spots: Sequence[_Spot]) -> tuple[str, list[Box]]:
@@ -192,47 +157,14 @@ def _marker(spot: _Spot) -> str:
 
 
 def _labels(spots: Sequence[_Spot], frame: Box, obstacles: Sequence[Box], soft: Sequence[Box]) -> str:
-    names = [_short(_name(s.mix), (frame.right - frame.left) * 0.45) for s in spots]
-    wanted = [
-        Label(s.x, s.y, text_width(n) * (1.06 if s.mix.kind == "result" else 1.0), _LINE_HEIGHT, s.radius)
-        for s, n in zip(spots, names, strict=True)
-    ]
-    parts = []
-    for spot, name, place in zip(spots, names, place_labels(wanted, frame, obstacles, soft), strict=True):
-        if place.leader is not None:
-            parts.append(line(spot.x, spot.y, *place.leader, "leader"))
-        kind = "label result" if spot.mix.kind == "result" else "label"
-        middle = (place.box.left + place.box.right) / 2
-        anchor, x = ("middle", middle) if abs(middle - spot.x) < 1 else ("start", place.box.left)
-        if anchor == "start" and middle < spot.x:
-            anchor, x = "end", place.box.right
-        parts.append(text(x, place.box.bottom - 0.3 * FONT_SIZE, escape(name), kind, anchor))
-    return "".join(parts)
+    marks = [Mark(s.x, s.y, s.radius, _name(s.mix), s.mix.kind == "result") for s in spots]
+    return labels(marks, frame, obstacles, soft)
 
 
 def _name(mix: MixRow) -> str:
     # What a logarithmic axis cannot show is said.
     kld = mix.figures.kld_mean
     return plain(mix.name) if 0 < kld < math.inf else f"{plain(mix.name)} ({significant(kld)})"
-
-
-def _short(name: str, room: float) -> str:
-    if text_width(name) <= room:
-        return name
-    while name and text_width(name) > room:
-        name = name[:-1]
-    return f"{name.rstrip()}…"
-
-
-def _along(points: Sequence[tuple[float, float]]) -> list[Box]:
-    """Small boxes along a line, for labels to keep clear of."""
-    boxes = []
-    for (x1, y1), (x2, y2) in pairwise(points):
-        n = max(1, int(math.hypot(x2 - x1, y2 - y1) / 6))
-        for i in range(n):
-            x, y = x1 + (x2 - x1) * i / n, y1 + (y2 - y1) * i / n
-            boxes.append(Box(x - 3, y - 3, x + 3, y + 3))
-    return boxes
 
 
 def _tooltip(mix: MixRow) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mqnative.report.choices import ChoiceFacts, FrontierFacts
+
 Kind = Literal["result", "preset", "uniform"]
 Verdict = Literal["better", "worse", "tie"]
 Interval = tuple[float, float]
@@ -161,6 +163,8 @@ class Report:
         provenance: versions, commit, hashes, texts.
         rebuild_command: the command that makes the same bytes again.
         gap: proven bound on how far the predicted damage is from the lowest, relative; None if unproven.
+        choice: why the mix is as it is; None if nobody explained it.
+        frontier: the best mix of every size; None if nobody asked.
 
     Raises:
         ValueError: there is no mix, or the first one is not the only result.
@@ -177,6 +181,8 @@ class Report:
     provenance: Mapping[str, str] = field(default_factory=dict)
     rebuild_command: str = ""
     gap: float | None = None
+    choice: ChoiceFacts | None = None
+    frontier: FrontierFacts | None = None
 
     def __post_init__(self) -> None:
         kinds = [m.kind for m in self.mixes]

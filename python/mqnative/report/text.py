@@ -1,4 +1,4 @@
-"""The report on a terminal: one table and three lines, at most 100 columns, and fewer figures on less."""
+"""The report on a terminal: one table and a few lines, at most 100 columns, and fewer figures on less."""
 
 from __future__ import annotations
 
@@ -57,5 +57,6 @@ def _lines(report: Report) -> list[str]:
         held_out(report),
         time_spent(report) + (f": {steps}" if steps else ""),
     ]
-    lines = (text_of(headline(report)), claims(report), ". ".join(f for f in facts if f) + ".")
+    budget = "" if report.choice is None else plain(report.choice.budget)
+    lines = (text_of(headline(report)), claims(report), budget, ". ".join(f for f in facts if f) + ".")
     return [line for line in lines if line]

@@ -1,0 +1,55 @@
+"""A frontier as a page, or as a drawing on its own, that needs nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from mqnative.report.choices import FrontierFacts
+from mqnative.report.frontier_part import frontier_part, placed_table, points_table
+from mqnative.report.frontier_plot import frontier_plot
+from mqnative.report.html import head
+from mqnative.report.palette import stylesheet
+from mqnative.report.svg import escape
+
+_WIDTH, _HEIGHT = 900.0, 520.0
+# The name of SVG's vocabulary, which every drawing in a file of its own carries.
+_OWN_STYLE = "svg{font:12px sans-serif;background:var(--page);padding:12px}"
+_NAMESPACE = "http:" + "//www.w3.org/2000/svg"
+
+
+def frontier_page(facts: FrontierFacts, title: str) -> str:
+    """The page, as text to be written in UTF-8; the same facts give the same bytes."""
+    parts = [
+        ("Others' mixes on it", placed_table(facts)),
+        ("Every size", points_table(facts)),
+    ]
+    sections = "".join(f"<section><h2>{name}</h2>{body}</section>" for name, body in parts if body)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">{head(title)}<body><main>'
+        f"<header><h1>{escape(title)}</h1></header>"
+        f"{frontier_part(facts)}{sections}</main>"
+        "<footer>Made by mqnative. KLD is D(original || mix), in nats per token, predicted.</footer>"
+        f"<script>{_script()}</script></body></html>\n"
+    )
+
+
+def frontier_svg(facts: FrontierFacts) -> str:
+    """The drawing alone; empty with fewer than two sizes."""
+    plot = frontier_plot(facts, "frontier", _WIDTH, _HEIGHT)
+    if not plot:
+        return ""
+    style = f"<style>{stylesheet()}{_css()}{_OWN_STYLE}</style>"
+    opening, rest = plot.split(">", 1)
+    size = f' xmlns="{_NAMESPACE}" width="{_WIDTH:g}" height="{_HEIGHT:g}"'
+    return f"{opening}{size}>{style}{rest}\n"
+
+
+@cache
+def _css() -> str:
+    return (files("mqnative.report") / "templates" / "report.css").read_text(encoding="utf-8").strip()
+
+
+@cache
+def _script() -> str:
+    return (files("mqnative.report") / "templates" / "sort.js").read_text(encoding="utf-8").strip()
