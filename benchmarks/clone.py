@@ -3,8 +3,8 @@
     python benchmarks/clone.py PARENT-bf16.gguf FINETUNE-bf16.gguf TEXTS [--bpw 4.5,3.5] [--out DIR]
 
 TEXTS holds calib.txt and eval.txt. Every way has a store of its own, so that passes can be counted; what is
-finished is not run again. Prints one Markdown table: KLD on the same held-out tokens, and forward passes of
-probes. benchmarks/finetune.py makes the finetune.
+finished is not run again. Prints one Markdown table: KLD on the same held-out tokens, and forward passes
+that served the choice. benchmarks/finetune.py makes the finetune.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def mqnative(home: Path, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def passes(home: Path) -> int:
-    """Probes in a store: one tensor on one chunk is one pass from its layer on."""
+def passes(home: Path, found: dict[str, Any]) -> int:
+    """Passes that chose: everything in a store that is one mix or swap on one chunk, but for verification."""
     with sqlite3.connect(home / "mqnative.db") as db:
-        (found,) = db.execute("select count(*) from measurements where kind = 'probe'").fetchone()
-    return int(found)
+        kinds = "('probe', 'mix', 'evaluation')"
+        (every,) = db.execute(f"select count(*) from measurements where kind in {kinds}").fetchone()
+    return int(every) - int(_CHUNKS) * (1 + len(found["baselines"]))
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
     texts += ("--verify-chunks", _CHUNKS)
     info = build_info()
     print(f"mqnative {info['version']}, llama.cpp {info['upstream_commit']}, {info['features']}\n")
-    print("| bpw | way | probe passes | share | KLD | 95 % | KLD / fresh |")
+    print("| bpw | way | passes | share | KLD | 95 % | KLD / fresh |")
     print("|---:|---|---:|---:|---:|---|---:|")
     for bpw in given.bpw.split(","):
         out = given.out / bpw
@@ -70,7 +71,7 @@ def main() -> None:
         for name, call in ways.items():
             home = out / f"home-{name.replace(' ', '-')}"
             found = mqnative(home, *call, "-o", out / name.replace(" ", "-"))
-            n, kld = passes(home), found["kld_mean"]
+            n, kld = passes(home, found), found["kld_mean"]
             first = first or (n, kld)
             low, high = found["kld_ci95"]
             cells = (bpw, name, n, f"{n / first[0]:.2f}", f"{kld:.6f}", f"{low:.6f} .. {high:.6f}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mqnative.jobs.auto import Options
     from mqnative.measure.study import Compute
 
+_REFINE_ROUNDS = 2
 _DEMO_BPW = 4.5
 # Enough text for a clear answer in under two minutes on two cores; refinement would gain little here.
 _DEMO_PROBE_CHUNKS = 6
@@ -57,9 +58,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--refine",
         "refine_rounds",
         type=click.IntRange(min=0),
-        default=2,
-        show_default=True,
-        help="At most so many rounds of moves measured on the solved mix.",
+        help="At most so many rounds of moves measured on the solved mix; default: 2, with --like 0.",
     )
     return verify(probes(precision(refine(command))))
 
@@ -113,7 +112,7 @@ def auto(
     n_ctx: int,
     probe_chunks: int,
     precision: float,
-    refine_rounds: int,
+    refine_rounds: int | None,
     verify_chunks: int | None,
     compute: Compute,
     force: bool,
@@ -128,6 +127,9 @@ def auto(
         raise click.UsageError("give exactly one of --size and --bpw")
     from mqnative.jobs.auto import Options
 
+    if refine_rounds is None:
+        # Measuring moves costs more than all the probes that a sibling's table saves.
+        refine_rounds = _REFINE_ROUNDS if like is None else 0
     options = Options(
         size_bytes,
         bpw,
