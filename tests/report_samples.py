@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 
+from choice_samples import choice, frontier
 from mqnative.report.summary import CurvePoint, Figures, MixRow, Report, StepTime, TensorRow, Verdict
 
 # Bits per weight, and the relative error a K-quant or IQ type has on a typical tensor.
@@ -164,6 +165,8 @@ def dense() -> Report:
         rebuild_command="mqnative build tiny-qwen3-bf16.gguf -r recipe.yaml --imatrix imatrix.gguf "
         "-o tiny-qwen3-4.50bpw.gguf",
         gap=0.0,
+        choice=choice(),
+        frontier=frontier(),
     )
 
 

@@ -295,7 +295,55 @@ def test_text_too_short_for_the_parts_is_named_with_what_is_needed(tmp_path: Pat
     assert json.loads(done.stdout)["needed_tokens"] > json.loads(done.stdout)["n_tokens"]
 
 
-def test_exactly_one_budget_must_be_given(text: Path, tmp_path: Path) -> None:
-    assert run(tmp_path, *auto_arguments(tmp_path / "out", text)).returncode == 2
+def test_one_budget_is_enough(text: Path, tmp_path: Path) -> None:
     both = auto_arguments(tmp_path / "out", text, "--bpw", 4, "--size", "4MB")
     assert run(tmp_path, *both).returncode == 2
+
+
+def test_without_a_budget_the_knee_is_taken_and_the_report_says_why(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    home, _, given = finished
+    out = tmp_path / "knee"
+    asked = auto_arguments(out, text, "--ceiling", r"output\.weight=Q4_K", "--refine", 0)
+    done = run(home, *asked)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    knee = said["frontier"]["knees"][0]
+    assert said["size_bytes"] <= knee["size_bytes"] <= said["size_bytes"] + 100_000
+    assert said["choice"]["budget"].startswith("No budget was given, so the knee of the frontier was taken")
+    assert knee["reason"] in said["choice"]["budget"]
+    assert "knee" in said["target"]
+    assert said["why"] == "the frontier's knee"
+    types = {t["name"]: t["type"] for t in said["tensors"]}
+    assert types["output.weight"] in ("Q4_K", "Q3_K", "Q2_K")
+    constraint = said["choice"]["constraints"][0]
+    assert constraint["constraint"] == r"--ceiling output\.weight=Q4_K"
+    by_name = {w["name"]: w for w in said["choice"]["tensors"]}
+    assert set(by_name) == {n for n, t in types.items() if t != "F32"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for section in ("Why these types", "Other sizes", "No budget was given"):
+        assert section in page
+    assert "No budget was given" in (out / "report.md").read_text(encoding="utf-8")
+    assert r"--ceiling 'output\.weight=Q4_K'" in said["rebuild_command"]
+    # A budget is explained, too, and the frontier's presets are what was measured against.
+    assert given["choice"]["budget"] == "The budget was 4.5 bits per weight."
+    assert {p["name"] for p in given["frontier"]["placed"]} >= {"Q4_K_M", "Q3_K_M", "Q2_K"}
+
+
+def test_auto_without_an_imatrix_or_with_the_better_of_both(text: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    effort = ["--types", "Q4_K,Q3_K,Q2_K,IQ2_XXS", "--refine", 0]
+    plain = run(home, *auto_arguments(tmp_path / "plain", text, "--bpw", 3), *effort, "--importance", "none")
+    assert plain.returncode == 0, plain.stderr
+    said = json.loads(plain.stdout)
+    assert not any(t["type"].startswith("IQ") for t in said["tensors"])
+    assert said["provenance"]["imatrix"] == "none"
+    assert not (tmp_path / "plain" / "work" / "imatrix.gguf").exists()
+    manifest = json.loads((tmp_path / "plain" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["imatrix"] is None
+    both = run(home, *auto_arguments(tmp_path / "both", text, "--bpw", 3), *effort, "--importance", "auto")
+    assert both.returncode == 0, both.stderr
+    said = json.loads(both.stdout)
+    assert "on the select text the mixes lost" in said["choice"]["weighing"]
+    assert said["kld_mean"] <= json.loads(plain.stdout)["kld_mean"]

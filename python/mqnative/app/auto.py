@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.demands import constraint_options, method_options
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -16,13 +17,15 @@ from mqnative.app.options import (
     json_option,
     model_argument,
     study_options,
-    type_list,
 )
 from mqnative.app.sizes import Size
 
 if TYPE_CHECKING:
     from mqnative.jobs.auto import Options
+    from mqnative.jobs.choose import Importance
     from mqnative.measure.study import Compute
+    from mqnative.solve.constraints import Constraints
+    from mqnative.solve.solvers import Settings
 
 _REFINE_ROUNDS = 2
 _DEMO_BPW = 4.5
@@ -90,7 +93,8 @@ def incumbent_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--eval", "evaluation", type=PATH, help="Held-out text; default: a part of the calibration text."
 )
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for model, recipe and report.")
-@click.option("--types", callback=type_list, help="Types allowed, comma-separated; default: all ggml writes.")
+@method_options
+@constraint_options
 @fast_option
 @incumbent_options
 @ctx_option
@@ -105,7 +109,11 @@ def auto(
     calib: Path,
     evaluation: Path | None,
     output: Path,
-    types: tuple[str, ...],
+    method: str,
+    settings: Settings,
+    importance: Importance,
+    constraints: Constraints,
+    targets: tuple[str, ...],
     fast: bool,
     incumbents: tuple[Path, ...],
     like: Path | None,
@@ -120,11 +128,12 @@ def auto(
 ) -> None:
     """Measure MODEL on a text, choose the best type for every tensor under a budget, build, verify, report.
 
-    A run that was stopped goes on where it was when the same command is given again; a finished one reports
-    again.
+    Without a budget, the knee of the frontier is taken, and the report says why. A run that was stopped goes
+    on where it was when the same command is given again; a finished one reports again.
     """
-    if (size_bytes is None) == (bpw is None):
-        raise click.UsageError("give exactly one of --size and --bpw")
+    if size_bytes is not None and bpw is not None:
+        raise click.UsageError("give at most one of --size and --bpw")
+    from mqnative.app.demand_text import command_words
     from mqnative.jobs.auto import Options
 
     if refine_rounds is None:
@@ -134,7 +143,7 @@ def auto(
         size_bytes,
         bpw,
         n_ctx,
-        types,
+        targets,
         probe_chunks=probe_chunks,
         precision=precision,
         verify_chunks=verify_chunks,
@@ -143,19 +152,23 @@ def auto(
         compute=compute,
         incumbents=incumbents,
         like=like,
+        constraints=constraints,
+        method=method,
+        settings=settings,
+        importance=importance,
     )
-    budget = f"--bpw {bpw:g}" if bpw is not None else f"--size {size_bytes}"
+    budget = "" if size_bytes is None else f" --size {size_bytes}"
+    budget = budget if bpw is None else f" --bpw {bpw:g}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
-    allowed = f" --types {','.join(types)}" if types else ""
     probes = (
         "--fast"
         if fast
         else f"--probe-chunks {probe_chunks} --precision {precision:g} --refine {refine_rounds}"
     )
-    effort = f"--ctx {n_ctx} {probes}{allowed}"
+    effort = f"--ctx {n_ctx} {probes}{command_words(method, settings, importance, constraints)}"
     others = "".join(f" --incumbent {path.name}" for path in incumbents)
     others += f" --like {like.name}" if like else ""
-    command = f"mqnative auto {model.name} {budget} {texts} {effort}{others} -o OUT"
+    command = f"mqnative auto {model.name} {texts}{budget} {effort}{others} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 if TYPE_CHECKING:
+    from mqnative.jobs.choose import Importance
     from mqnative.solve.constraints import Constraints
     from mqnative.solve.limits import Limit
     from mqnative.solve.solvers import Settings
@@ -21,6 +23,25 @@ FAMILIES = {
     "ternary": r"TQ\d_\d",
     "fp4": r".*FP4",
 }
+_SCALED = " --caps-by-importance"
+
+
+def command_words(method: str, settings: Settings, importance: Importance, constraints: Constraints) -> str:
+    """Method and constraints as the command line has them, with a space before; nothing for the defaults."""
+    from mqnative.solve.solvers import Settings
+
+    own = [] if method == "exact" else ["--method", method]
+    own += [] if importance == "imatrix" else ["--importance", importance]
+    if settings.knee != Settings().knee:
+        own += ["--knee", settings.knee]
+    if settings.knee_threshold is not None:
+        own += ["--knee-threshold", f"{settings.knee_threshold:g}"]
+    if settings.bins != Settings().bins:
+        own += ["--bins", ",".join(f"{100 * b.share:g}:{b.qtype}" for b in settings.bins)]
+    texts = constraints.texts
+    own += [word for text in texts for word in text.replace(_SCALED, "").split(" ", 1)]
+    own += [_SCALED.strip()] if any(_SCALED in text for text in texts) else []
+    return "".join(f" {shlex.quote(word)}" for word in own)
 
 
 def settings_of(method: str, knee: str, threshold: float | None, bins: str | None) -> tuple[str, Settings]:

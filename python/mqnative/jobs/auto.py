@@ -21,6 +21,7 @@ from mqnative.formats.recipe import Recipe, write_recipe
 from mqnative.hybrids.mix_file import read_mix
 from mqnative.jobs.candidates import default_targets
 from mqnative.jobs.choose import Chosen, Importance, Weighing, better, choose, recipe_of, weighings
+from mqnative.jobs.curve import Curve, curve_of
 from mqnative.jobs.damages import (
     Chunks,
     Measured,
@@ -40,18 +41,19 @@ from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
 from mqnative.jobs.presets import STANDARD, near_rivals, presets_of
 from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS, Step, refine
 from mqnative.jobs.request import OutputFolder, Request, settings_text, text_hash
-from mqnative.jobs.verify import Judged, held_out_scores, judge
+from mqnative.jobs.verify import Judged, held_out_scores, judge, scores_of
 from mqnative.jobs.warm import check_prior, prior_of, warm_start
 from mqnative.measure.corpus import read_corpus, read_text
 from mqnative.measure.parts import Parts, deal_parts
 from mqnative.measure.probes import probe_until
-from mqnative.measure.stored_scores import mix_means, score
+from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.stored_sweep import sweep
 from mqnative.measure.study import Compute, Study
 from mqnative.measure.sweep import TOLERANCE
 from mqnative.predict.damage import Damage
 from mqnative.predict.link import Link, fit_link
 from mqnative.solve.constraints import NO_CONSTRAINTS, Constraints
+from mqnative.solve.explain import Explanation
 from mqnative.solve.limits import Cap, Pin
 from mqnative.solve.solvers import Settings
 from mqnative.store import Store
@@ -128,11 +130,30 @@ class Timed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run, as reports need it."""
+    """A finished run, as reports need it.
+
+    Attributes:
+        request: what was asked for.
+        measured: what the mix was chosen by.
+        rivals_measured: the same with the imatrix, if there is one: what others would use.
+        chosen: the mix, and why its budget and its importances are what they are.
+        explanation: why every tensor has its type.
+        curve: the frontier.
+        link: from sums of damages to KLD.
+        net: what it was judged against before it was built.
+        refinement: rounds of moves that were measured.
+        judged: by mix, on the held-out text.
+        model_path: the file.
+        steps: what took how long.
+        ppl_ref: perplexity of the reference on the held-out text.
+    """
 
     request: Request
     measured: Measured
-    fit: Fit
+    rivals_measured: Measured
+    chosen: Chosen
+    explanation: Explanation
+    curve: Curve
     link: Link
     net: Net
     refinement: tuple[Step, ...]
@@ -140,6 +161,11 @@ class Outcome:
     model_path: Path
     steps: tuple[Timed, ...]
     ppl_ref: float
+
+    @property
+    def fit(self) -> Fit:
+        """The mix and its plan."""
+        return self.chosen.fit
 
     @property
     def predicted(self) -> Damage | None:
@@ -265,11 +291,18 @@ class Run:
                 most_rounds=self.options.refine_rounds,
             )
 
-    def safety_net(self, parts: Parts, measured: Measured, found: Fit) -> tuple[Fit, Net]:
-        """The solution, or a mix of others that is better at no more bytes, by KLD on the select text."""
-        presets = presets_of(self.study.file, measured.imatrix, measured.importances)
+    def safety_net(self, parts: Parts, measured: Measured, theirs: Measured, found: Fit) -> tuple[Fit, Net]:
+        """The solution, or a mix of others that is better at no more bytes, by KLD on the select text.
+
+        Args:
+            parts: the texts.
+            measured: what the solution was chosen by.
+            theirs: what others' mixes are encoded with.
+            found: the solution.
+        """
+        presets = presets_of(self.study.file, theirs.imatrix, theirs.importances)
         near = near_rivals(presets, found.plan.file_bytes, _RIVALS_MEASURED)
-        others = planned(self.study, self.incumbents, measured.tensors, measured.imatrix, IMATRIX_NAME)
+        others = planned(self.study, self.incumbents, theirs.tensors, theirs.imatrix, IMATRIX_NAME)
         near += [other for other in others.values() if other.size_bytes <= found.plan.file_bytes]
         presets = presets | others
         mixes: dict[str, Mapping[str, str]] = {r.name: r.types for r in near}
@@ -277,12 +310,14 @@ class Run:
         text = parts.select.head(self.options.select_chunks)
         with self.step("rivals", f"{len(mixes)} mixes x {text.n_chunks} chunks"):
             every = {RESULT: found.plan.types} | mixes
-            scores = score(self.study, "rivals", text, every, measured.importances)
+            apart = None if theirs is measured else {RESULT: measured.importances}
+            scores = scores_of(self.study, "rivals", text, every, theirs.importances, apart)
         judged = judge(scores, RESULT, text.n_ctx)
         klds = {name: judged[name].figures.kld_mean or 0.0 for name in mixes}
         best = min((r.name for r in near), key=lambda name: klds[name], default=None)
         # Another method was asked for by name, and a constraint holds whatever is better without it.
-        others_may = [n for n in mixes if self.options.method == "exact" and allowed(found, mixes[n])]
+        may_replace = self.options.method == "exact" and theirs is measured
+        others_may = [name for name in mixes if may_replace and allowed(found, mixes[name])]
         better = [name for name in others_may if judged[name].verdict == "worse"]
         chosen = min(better, key=lambda name: klds[name], default=None)
         net = Net(presets, best, tuple(mixes), chosen)
@@ -305,21 +340,23 @@ class Run:
         return fit_link([s for s, _ in known], [k for _, k in known])
 
     def verify(
-        self, parts: Parts, measured: Measured, found: Fit, net: Net
+        self, parts: Parts, measured: Measured, theirs: Measured, found: Fit, net: Net
     ) -> tuple[dict[str, Judged], float]:
         """Result and rivals on the held-out text, and the reference's perplexity there."""
         others = (i.name for i in self.incumbents)
         wanted = (*STANDARD, *self.options.rivals, *others, *([net.best] if net.best else []))
         names = [n for n in wanted if n in net.presets]
         mixes = {RESULT: found.plan.types} | {n: net.presets[n].types for n in dict.fromkeys(names)}
+        apart = None if theirs is measured else {RESULT: measured.importances}
         with self.step("verify", f"{len(mixes)} mixes on held-out text"):
             scores = held_out_scores(
                 self.study,
                 parts.held_out,
                 mixes,
-                measured.importances,
+                theirs.importances,
                 result=RESULT,
                 n_chunks=self.options.verify_chunks,
+                apart=apart,
             )
         judged = judge(scores, RESULT, self.options.n_ctx)
         return judged, judged[RESULT].figures.ppl_ref or 0.0
@@ -388,11 +425,13 @@ def run_auto(
         folder.claim(request.key(), force=force)
         parts = run.parts(calib, evaluation)
         measures = run.measure_all(parts)
-        chosen = run.choose(parts, {w: damages_of(m) for w, m in measures.items()})
+        known = {w: damages_of(m) for w, m in measures.items()}
+        chosen = run.choose(parts, known)
         measured = measures[chosen.weighing]
+        theirs = measures.get("imatrix", measured)
         found, steps = run.refine(parts, measured, chosen.fit)
         link = run.link(parts, measured, found)
-        found, net = run.safety_net(parts, measured, found)
+        found, net = run.safety_net(parts, measured, theirs, found)
         chosen = replace(chosen, fit=found)
         path = folder.path / model_file_name(study, found)
         if measured.imatrix is not None:
@@ -409,8 +448,25 @@ def run_auto(
                 monitor=monitor,
                 cache=study.cache,
             )
-        judged, ppl_ref = run.verify(parts, measured, found, net)
-    return Outcome(request, measured, found, link, net, steps, judged, path, tuple(run.steps), ppl_ref)
+        judged, ppl_ref = run.verify(parts, measured, theirs, found, net)
+        with run.step("explain"):
+            explanation = found.explanation()
+            curve = curve_of(run.case(chosen.damages), options.demand, net.presets)
+    return Outcome(
+        request,
+        measured,
+        theirs,
+        chosen,
+        explanation,
+        curve,
+        link,
+        net,
+        steps,
+        judged,
+        path,
+        tuple(run.steps),
+        ppl_ref,
+    )
 
 
 def model_file_name(study: Study, found: Fit) -> str:

@@ -19,19 +19,19 @@ from mqnative.formats.manifest import Manifest, write_manifest
 from mqnative.formats.qtypes import qtype
 from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
 from mqnative.jobs.damages import Measured
-from mqnative.jobs.linking import predicted_kld
+from mqnative.jobs.frontier_facts import frontier_facts
+from mqnative.jobs.linking import kld_of, predicted_kld
 from mqnative.jobs.presets import STANDARD
 from mqnative.jobs.refinement import Step
 from mqnative.jobs.request import OutputFolder
+from mqnative.jobs.tell import choice_facts, interval
 from mqnative.jobs.verify import Judged
-from mqnative.predict.damage import Damage
 from mqnative.report.html import to_html
 from mqnative.report.jsonform import to_json
 from mqnative.report.markdown import to_markdown
 from mqnative.report.summary import CurvePoint, Figures, MixRow, Report, StepTime, TensorRow
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
-_Z95 = 1.96
 
 
 def publish(
@@ -104,8 +104,8 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
             plan.bpw,
             figures_of(outcome.judged[RESULT]),
             predicted_kld=None if predicted is None else predicted.mean,
-            predicted_ci95=None if predicted is None else _interval(predicted),
-            why="asked for",
+            predicted_ci95=None if predicted is None else interval(predicted),
+            why="asked for" if outcome.chosen.knee is None else "the frontier's knee",
         )
     ]
     mixes += [_rival_row(outcome, name) for name in outcome.judged if name != RESULT]
@@ -131,7 +131,9 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
             "imatrix": "none" if measured.imatrix is None else measured.imatrix.content_hash(),
         },
         rebuild_command=command,
-        gap=outcome.fit.solution.gap,
+        gap=outcome.fit.solution.gap if outcome.fit.solution.method.startswith("exact") else None,
+        choice=choice_facts(outcome.chosen, outcome.explanation, _asked(outcome)),
+        frontier=frontier_facts(outcome.curve, lambda damage: kld_of(damage, outcome.link, measured.floor)),
     )
 
 
@@ -182,7 +184,7 @@ def _refinement_note(number: int, step: Step) -> str:
 
 def _rival_row(outcome: Outcome, name: str) -> MixRow:
     rival, judged = outcome.net.presets[name], outcome.judged[name]
-    predicted = predicted_kld(outcome.measured, rival.types, outcome.link)
+    predicted = predicted_kld(outcome.rivals_measured, rival.types, outcome.link)
     why = "standard" if name in STANDARD else ""
     if name not in presets():
         why = "incumbent"
@@ -198,7 +200,7 @@ def _rival_row(outcome: Outcome, name: str) -> MixRow:
         verdict=judged.verdict,
         kld_difference=None if d is None else (d.value, *d.ci95),
         predicted_kld=None if predicted is None else predicted.mean,
-        predicted_ci95=None if predicted is None else _interval(predicted),
+        predicted_ci95=None if predicted is None else interval(predicted),
         why=why,
     )
 
@@ -227,7 +229,7 @@ def _tensor_row(tensor: PlannedTensor, measured: Measured) -> TensorRow:
         0.0 if chosen is None else chosen.mean,
         _percentile(tensor.name, measured),
         tuple(
-            CurvePoint(t, qtype(t).bpw, d.mean, *_interval(d), measured=(tensor.name, t) in measured.probes)
+            CurvePoint(t, qtype(t).bpw, d.mean, *interval(d), measured=(tensor.name, t) in measured.probes)
             for t, d in by_type.items()
         ),
     )
@@ -244,19 +246,25 @@ def _percentile(name: str, measured: Measured) -> float | None:
     return 100.0 * sum(v < own for v in values) / (len(values) - 1)
 
 
-def _interval(d: Damage) -> tuple[float, float]:
-    half = _Z95 * math.sqrt(max(0.0, d.variance))
-    return max(0.0, d.mean - half), d.mean + half
-
-
 def step_row(timed: Timed) -> StepTime:
     """A step as the report has it."""
     return StepTime(timed.name, timed.elapsed_s, timed.detail)
 
 
 def _target(outcome: Outcome) -> str:
+    asked = _asked(outcome)
+    if asked:
+        return asked
+    whose = "the knee of the frontier" if outcome.chosen.knee else "the method's own size"
+    return f"no size: {whose}, {outcome.fit.limit_bytes:,} bytes"
+
+
+def _asked(outcome: Outcome) -> str:
+    """The budget as it was given; empty without one."""
     if outcome.request.bpw is not None:
         return f"{outcome.request.bpw:g} bits per weight"
+    if outcome.request.size_bytes is None:
+        return ""
     return f"a file of at most {outcome.request.size_bytes:,} bytes"
 
 

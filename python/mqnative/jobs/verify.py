@@ -48,6 +48,7 @@ def held_out_scores(
     result: str,
     n_chunks: int | None,
     precision: float = PRECISION,
+    apart: Mapping[str, Importances] | None = None,
 ) -> dict[str, TokenScores]:
     """Score every mix on the same chunks: a fixed number, or until the result's KLD is known well enough.
 
@@ -59,15 +60,42 @@ def held_out_scores(
         result: the mix whose precision decides.
         n_chunks: a fixed number of chunks; None means as many as ``precision`` takes, at least 20.
         precision: relative half-width of the 95 % interval.
+        apart: as for `scores_of`.
     """
     if n_chunks is not None:
-        return score(study, "verify", corpus.head(n_chunks), mixes, importances)
+        return scores_of(study, "verify", corpus.head(n_chunks), mixes, importances, apart)
     used = min(MIN_CHUNKS, corpus.n_chunks)
     while True:
-        scores = score(study, "verify", corpus.head(used), mixes, importances)
+        scores = scores_of(study, "verify", corpus.head(used), mixes, importances, apart)
         if used == corpus.n_chunks or _kld(scores[result]).relative_half_width <= precision:
             return scores
         used = min(used + _CHUNKS_PER_ROUND, corpus.n_chunks)
+
+
+def scores_of(
+    study: Study,
+    kind: str,
+    corpus: Corpus,
+    mixes: Mapping[str, Mix],
+    importances: Importances,
+    apart: Mapping[str, Importances] | None = None,
+) -> dict[str, TokenScores]:
+    """Score mixes that need not all be encoded with the same importances.
+
+    Args:
+        study: the model and its store.
+        kind: of the lock, as for `score`.
+        corpus: the text.
+        mixes: name -> types.
+        importances: of all mixes, by tensor name.
+        apart: name -> importances of a mix that has others.
+    """
+    found: dict[str, TokenScores] = {}
+    for name, own in (apart or {}).items():
+        found |= score(study, kind, corpus, {name: mixes[name]}, own)
+    rest = {name: mix for name, mix in mixes.items() if name not in found}
+    found |= score(study, kind, corpus, rest, importances) if rest else {}
+    return {name: found[name] for name in mixes}
 
 
 def judge(scores: Mapping[str, TokenScores], result: str, n_ctx: int) -> dict[str, Judged]:
