@@ -57,10 +57,11 @@ def _groups(names: Sequence[str], shares: Sequence[Share]) -> list[list[str]]:
 
 def _joined(group: tuple[str, ...], items: Sequence[Item], shares: Sequence[Share]) -> Item:
     members = sorted(items, key=lambda item: item.name)
-    common = set.intersection(
-        *({t for c in i.choices for use, t in i.uses(c).items() if use in group} for i in members)
-    )
-    choices = {c.qtype: c for qtype in sorted(common) for c in _together(group, members, qtype)}
+    by_type = [_by_type(group, item) for item in members]
+    common = set.intersection(*map(set, by_type))
+    choices = {
+        c.qtype: c for t in sorted(common) for c in _together(members, [found[t] for found in by_type])
+    }
     if not choices:
         texts = tuple(s.text for s in shares if any(s.key(name) is not None for name in group))
         raise InfeasibleConstraintsError(
@@ -76,13 +77,19 @@ def _joined(group: tuple[str, ...], items: Sequence[Item], shares: Sequence[Shar
     return Item(members[0].name, tuple(choices.values()), importance, second)
 
 
-def _together(group: tuple[str, ...], members: Sequence[Item], qtype: str) -> Iterator[Choice]:
-    """Every way in which all tensors of a group get one type."""
+def _by_type(group: tuple[str, ...], item: Item) -> dict[str, list[Choice]]:
+    """The choices of an item that give all its tensors in the group one type, by that type."""
+    found: dict[str, list[Choice]] = {}
+    for choice in item.choices:
+        types = {t for use, t in item.uses(choice).items() if use in group}
+        if len(types) == 1:
+            found.setdefault(types.pop(), []).append(choice)
+    return found
 
-    def fits(item: Item, choice: Choice) -> bool:
-        return all(t == qtype for use, t in item.uses(choice).items() if use in group)
 
-    for picked in product(*([c for c in item.choices if fits(item, c)] for item in members)):
+def _together(members: Sequence[Item], alike: Sequence[Sequence[Choice]]) -> Iterator[Choice]:
+    """Every way in which all tensors of a group get one type: ``alike`` has each member's choices of it."""
+    for picked in product(*alike):
         parts: Mapping[str, str] = {
             name: t
             for item, choice in zip(members, picked, strict=True)
