@@ -8,6 +8,7 @@
 #include "error.hpp"
 #include "ggml-cpp.h"
 #include "llama.h"
+#include "planned_device.hpp"
 
 namespace mqn {
 namespace {
@@ -125,6 +126,25 @@ void clear_recent_errors() {
   Log& l = log();
   const std::lock_guard<std::mutex> lock(l.mutex);
   l.errors.clear();
+}
+
+std::vector<ggml_backend_dev_t> named_devices(const std::vector<std::string>& names) {
+  std::vector<ggml_backend_dev_t> found;
+  for (const std::string& name : names) {
+    ggml_backend_dev_t device =
+        name == planned_device_name ? planned_device() : ggml_backend_dev_by_name(name.c_str());
+    if (device == nullptr) {
+      std::string known;
+      for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        known += std::string(i == 0 ? "" : ", ") + ggml_backend_dev_name(ggml_backend_dev_get(i));
+      }
+      throw Error(ErrorKind::backend, "there is no device called " + name + "; this build has " + known);
+    }
+    if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) {
+      found.push_back(device);
+    }
+  }
+  return found;
 }
 
 std::vector<DeviceInfo> devices() {

@@ -45,6 +45,10 @@ std::vector<std::pair<int, std::string>> drain_log();
 std::string recent_errors();
 void clear_recent_errors();
 
+// The devices of these names that are not the CPU, planned_device_name among them. Throws backend for a name
+// that no device has.
+std::vector<ggml_backend_dev_t> named_devices(const std::vector<std::string>& names);
+
 struct DeviceInfo {
   std::string name;               // "CPU", "CUDA0", ...
   std::string description;        // the vendor's name for it

@@ -242,6 +242,10 @@ void bind_model(py::module_& m) {
       .def("swap", &Model::swap, py::arg("variants"))
       .def("restore", &Model::restore, py::arg("names"))
       .def("swapped", &Model::swapped)
+      .def(
+          "set_cache",
+          [](Model& model, int k, int v) { model.set_cache({checked_type(k), checked_type(v)}); },
+          py::arg("k"), py::arg("v"))
       .def("set_threads", &Model::set_threads, py::arg("n_threads"));
 }
 

@@ -117,5 +117,7 @@ void bind_quant(py::module_& m);
 void bind_model(py::module_& m);
 void bind_score(py::module_& m);
 void bind_upstream(py::module_& m);
+void bind_memory(py::module_& m);
+void bind_bench(py::module_& m);
 
 }  // namespace mqn

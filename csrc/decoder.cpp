@@ -31,7 +31,7 @@ llama_context* init_without_graph_reuse(llama_model* model, const llama_context_
 }  // namespace
 
 Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int64_t n_seq, int n_threads, bool on_gpu,
-                        ggml_backend_sched_eval_callback on_node, void* user_data)
+                        const CacheTypes& cache, ggml_backend_sched_eval_callback on_node, void* user_data)
     : n_ctx_(n_ctx) {
   if (!llama_model_has_decoder(model) || llama_model_has_encoder(model)) {
     throw Error(ErrorKind::backend, "only decoder models are evaluated; this one has an encoder");
@@ -45,6 +45,8 @@ Model::Decoder::Decoder(llama_model* model, int64_t n_ctx, int64_t n_seq, int n_
   params.kv_unified = false;
   params.n_threads = n_threads;
   params.n_threads_batch = n_threads;
+  params.type_k = cache.k;
+  params.type_v = cache.v;
   params.no_perf = true;
   params.swa_full = false;
   params.offload_kqv = on_gpu;

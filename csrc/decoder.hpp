@@ -12,14 +12,14 @@
 
 namespace mqn {
 
-// The settings of upstream's perplexity and imatrix tools: 16-bit cache, flash attention where possible,
+// The settings of upstream's perplexity and imatrix tools: 16-bit cache unless told otherwise, flash attention where possible,
 // micro-batches of up to 512. Graphs are rebuilt for every call, since a swap changes types and addresses
 // that a kept graph remembers.
 struct Model::Decoder {
  public:
   // n_seq: sequences of n_ctx tokens that one call may evaluate together.
   Decoder(llama_model* model, int64_t n_ctx, int64_t n_seq, int n_threads, bool on_gpu,
-          ggml_backend_sched_eval_callback on_node, void* user_data);
+          const CacheTypes& cache, ggml_backend_sched_eval_callback on_node, void* user_data);
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;

@@ -28,24 +28,6 @@ bool on_load_progress(float progress, void* user_data) {
   return !monitor->cancelled();
 }
 
-std::vector<ggml_backend_dev_t> pick_devices(const LoadOptions& options) {
-  std::vector<ggml_backend_dev_t> picked;
-  for (const std::string& name : options.devices) {
-    ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
-    if (device == nullptr) {
-      std::string known;
-      for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-        known += std::string(i == 0 ? "" : ", ") + ggml_backend_dev_name(ggml_backend_dev_get(i));
-      }
-      throw Error(ErrorKind::backend, "there is no device called " + name + "; this build has " + known);
-    }
-    if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) {
-      picked.push_back(device);
-    }
-  }
-  return picked;
-}
-
 }  // namespace
 
 Model::Model(const LoadOptions& options, Monitor& monitor)
@@ -56,7 +38,7 @@ Model::Model(const LoadOptions& options, Monitor& monitor)
   const AbortGuard guard;
   clear_recent_errors();
   monitor.set_total(load_steps);
-  std::vector<ggml_backend_dev_t> devices = pick_devices(options);
+  std::vector<ggml_backend_dev_t> devices = named_devices(options.devices);
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options.n_gpu_layers;
   params.use_extra_bufts = options.extra_buffers;
@@ -140,10 +122,19 @@ Model::Decoder& Model::decoder(int64_t n_tokens) {
   if (!decoder_ || decoder_->n_ctx() != n_tokens) {
     decoder_.reset();
     decoder_ =
-        std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, GraphTap::on_node, nullptr);
+        std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, cache_, GraphTap::on_node,
+                                  nullptr);
   }
   decoder_->set_threads(n_threads_);
   return *decoder_;
+}
+
+void Model::set_cache(const CacheTypes& types) {
+  if (types.k != cache_.k || types.v != cache_.v) {
+    decoder_.reset();
+    last_logits_ = nullptr;
+    cache_ = types;
+  }
 }
 
 void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out,
@@ -189,7 +180,7 @@ std::map<std::string, Activations> Model::activations(const int32_t* tokens, int
   // digits.
   const int64_t n_seq = std::min(n_chunks, std::max<int64_t>(1, imatrix_batch / n_ctx));
   ActivationCollector collector(process_output);
-  Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, ActivationCollector::on_node, &collector);
+  Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, {}, ActivationCollector::on_node, &collector);
   monitor.set_total(static_cast<uint64_t>(n_chunks));
   for (int64_t i = 0; i < n_chunks; i += n_seq) {
     const int64_t n = std::min(n_seq, n_chunks - i);

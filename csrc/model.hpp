@@ -23,6 +23,12 @@ struct LoadOptions {
   int n_threads = 1;
 };
 
+// Types of the keys and values that a context keeps.
+struct CacheTypes {
+  ggml_type k = GGML_TYPE_F16;
+  ggml_type v = GGML_TYPE_F16;
+};
+
 struct TensorRecord {
   std::string name;
   int type;
@@ -117,6 +123,8 @@ class Model {
   Matrices original(const std::string& name, std::vector<uint8_t>& copy) const;
 
   void set_threads(int n) { n_threads_ = n; }
+  // From the next evaluation on. Quantized values need flash attention; a model that cannot throws then.
+  void set_cache(const CacheTypes& types);
   int threads() const { return n_threads_; }
 
  private:
@@ -145,6 +153,7 @@ class Model {
   std::map<std::string, std::shared_ptr<Variant>> active_;
   bool extra_buffers_;
   bool on_gpu_;
+  CacheTypes cache_;
   int n_threads_;
 };
 

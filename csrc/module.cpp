@@ -8,4 +8,6 @@ PYBIND11_MODULE(_core, m) {
   mqn::bind_model(m);
   mqn::bind_score(m);
   mqn::bind_upstream(m);
+  mqn::bind_memory(m);
+  mqn::bind_bench(m);
 }

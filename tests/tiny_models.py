@@ -103,6 +103,11 @@ class TinyModels:
         return self.write("sliding", sliding_model())
 
     @cached_property
+    def latent(self) -> Path:
+        """DeepSeek 2: attention over latent vectors (MLA), a dense layer, then experts and a shared one."""
+        return self.write("latent", latent_model())
+
+    @cached_property
     def odd_rows(self) -> Path:
         """Llama whose rows (320 and 352) are multiples of 32, but not of 256."""
         return self.write("odd-rows", llama_model(n_embd=320, n_ff=352, n_head=5, n_head_kv=5))
@@ -253,6 +258,62 @@ def sliding_model(n_layer: int = 2) -> ModelParts:
             f"{blk}post_attention_norm.weight": (_near_one(rng, N_EMBD), "F32"),
             f"{blk}post_ffw_norm.weight": (_near_one(rng, N_EMBD), "F32"),
         }
+    return metadata, tensors | {"output_norm.weight": (_near_one(rng, N_EMBD), "F32")}
+
+
+def latent_model(n_layer: int = 3) -> ModelParts:
+    rng = np.random.default_rng([SEED, 4])
+    n_head, kv_rank, q_rank, n_rope, n_nope, n_value = 4, 128, 96, 32, 64, 64
+    metadata = _common(
+        "deepseek2",
+        **{
+            "block_count": n_layer,
+            "context_length": 2048,
+            "embedding_length": N_EMBD,
+            "feed_forward_length": 512,
+            "leading_dense_block_count": 1,
+            "expert_feed_forward_length": N_FF_EXPERT,
+            "expert_count": N_EXPERT,
+            "expert_used_count": N_EXPERT_USED,
+            "expert_shared_count": 1,
+            "attention.head_count": n_head,
+            "attention.head_count_kv": 1,
+            "attention.key_length": kv_rank + n_rope,
+            "attention.value_length": kv_rank,
+            "attention.key_length_mla": n_nope + n_rope,
+            "attention.value_length_mla": n_value,
+            "attention.q_lora_rank": q_rank,
+            "attention.kv_lora_rank": kv_rank,
+            "attention.layer_norm_rms_epsilon": NORM_EPS,
+            "rope.dimension_count": n_rope,
+            "rope.freq_base": 10000.0,
+        },
+    )
+    tensors: Tensors = {"token_embd.weight": (heavy_tailed(rng, N_VOCAB, N_EMBD), "BF16")}
+    for layer in range(n_layer):
+        blk = f"blk.{layer}."
+        tensors |= {
+            f"{blk}attn_norm.weight": (_near_one(rng, N_EMBD), "F32"),
+            f"{blk}attn_q_a_norm.weight": (_near_one(rng, q_rank), "F32"),
+            f"{blk}attn_kv_a_norm.weight": (_near_one(rng, kv_rank), "F32"),
+            f"{blk}attn_q_a.weight": (heavy_tailed(rng, q_rank, N_EMBD), "BF16"),
+            f"{blk}attn_q_b.weight": (heavy_tailed(rng, n_head * (n_nope + n_rope), q_rank), "BF16"),
+            f"{blk}attn_kv_a_mqa.weight": (heavy_tailed(rng, kv_rank + n_rope, N_EMBD), "BF16"),
+            f"{blk}attn_k_b.weight": (heavy_tailed(rng, n_head, kv_rank, n_nope), "BF16"),
+            f"{blk}attn_v_b.weight": (heavy_tailed(rng, n_head, n_value, kv_rank), "BF16"),
+            f"{blk}attn_output.weight": (heavy_tailed(rng, N_EMBD, n_head * n_value), "BF16"),
+            f"{blk}ffn_norm.weight": (_near_one(rng, N_EMBD), "F32"),
+        }
+        if layer == 0:
+            tensors |= _feed_forward(rng, layer, N_EMBD, 512, "BF16")
+            continue
+        tensors[f"{blk}ffn_gate_inp.weight"] = (heavy_tailed(rng, N_EXPERT, N_EMBD), "F32")
+        for role in ("gate", "up", "down"):
+            tensors[f"{blk}ffn_{role}_exps.weight"] = (
+                heavy_tailed(rng, N_EXPERT, N_FF_EXPERT, N_EMBD),
+                "BF16",
+            )
+            tensors[f"{blk}ffn_{role}_shexp.weight"] = (heavy_tailed(rng, N_FF_EXPERT, N_EMBD), "BF16")
     return metadata, tensors | {"output_norm.weight": (_near_one(rng, N_EMBD), "F32")}
 
 

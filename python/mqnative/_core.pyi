@@ -13,9 +13,12 @@ _Importances: TypeAlias = npt.NDArray[np.float32]
 _TokenIds: TypeAlias = npt.NDArray[np.int32]
 _LogitRows: TypeAlias = npt.NDArray[np.float32]
 _MatrixShape: TypeAlias = tuple[int, int, int]
+# n_ctx of all sequences, sequences, tokens at once, types of K and V
+_Context: TypeAlias = tuple[int, int, int, int, int]
 _Progress: TypeAlias = Callable[[int, int], object] | None
 
 error_bin_shift: int
+planned_device: str
 
 def build_info() -> dict[str, str]: ...
 def system_info() -> str: ...
@@ -94,6 +97,41 @@ def upstream_plan(
     types: Sequence[tuple[str, int]],
     imatrix: Mapping[str, _Importances],
 ) -> dict[str, int]: ...
+def memory_use(
+    paths: Sequence[bytes],
+    n_gpu_layers: int,
+    devices: Sequence[str],
+    on_cpu: Sequence[str],
+    extra_buffers: bool,
+    contexts: Sequence[_Context],
+    load: bool,
+    progress: _Progress,
+) -> tuple[list[list[dict[str, Any]]], list[tuple[str, bool, int]]]: ...
+def allocated_bytes(device: str, tensors: Sequence[tuple[int, Sequence[int]]]) -> list[int]: ...
+def bench_model(
+    paths: Sequence[bytes],
+    n_gpu_layers: int,
+    devices: Sequence[str],
+    on_cpu: Sequence[str],
+    extra_buffers: bool,
+    context: _Context,
+    n_prompt: int,
+    n_gen: int,
+    n_runs: int,
+    n_threads: int,
+    fill: bool,
+    progress: _Progress,
+) -> tuple[list[float], list[float]]: ...
+def time_product(
+    type: int,
+    shape: tuple[int, int, int, int, int],
+    device: str,
+    extra_buffers: bool,
+    n_threads: int,
+    working_set_bytes: int,
+    seconds: float,
+    progress: _Progress,
+) -> list[float]: ...
 def restart_layers(paths: Sequence[bytes]) -> list[int]: ...
 def allows_quantization(architecture: str, tensors: Sequence[tuple[str, int]]) -> list[bool]: ...
 
@@ -150,4 +188,5 @@ class Model:
     def swap(self, variants: Sequence[Variant]) -> None: ...
     def restore(self, names: Sequence[str]) -> None: ...
     def swapped(self) -> list[str]: ...
+    def set_cache(self, k: int, v: int) -> None: ...
     def set_threads(self, n_threads: int) -> None: ...
