@@ -208,31 +208,108 @@ def mixtral_config(*, experts: int = 4, **more: Any) -> dict[str, Any]:
     return llama_config(**more) | about | {"num_local_experts": experts, "num_experts_per_tok": 2}
 
 
-def random_tensors(config: Mapping[str, Any], dtype: str = "BF16") -> dict[str, tuple[str, Array]]:
-    """Seeded weights for `llama_config` or `mixtral_config`."""
-    rng = np.random.default_rng(SEED)
+def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The tensors of `llama_config` or `mixtral_config`, rows last."""
     n, ff, kv = config["hidden_size"], config["intermediate_size"], config["num_key_value_heads"]
     n_kv = n // config["num_attention_heads"] * kv
-    floats = {"model.embed_tokens.weight": noise(rng, config["vocab_size"], n)}
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], n)}
     for i in range(config["num_hidden_layers"]):
         at = f"model.layers.{i}"
-        floats |= {
-            f"{at}.input_layernorm.weight": 1 + noise(rng, n),
-            f"{at}.post_attention_layernorm.weight": 1 + noise(rng, n),
-            f"{at}.self_attn.q_proj.weight": noise(rng, n, n),
-            f"{at}.self_attn.k_proj.weight": noise(rng, n_kv, n),
-            f"{at}.self_attn.v_proj.weight": noise(rng, n_kv, n),
-            f"{at}.self_attn.o_proj.weight": noise(rng, n, n),
+        found |= {
+            f"{at}.input_layernorm.weight": (n,),
+            f"{at}.post_attention_layernorm.weight": (n,),
+            f"{at}.self_attn.q_proj.weight": (n, n),
+            f"{at}.self_attn.k_proj.weight": (n_kv, n),
+            f"{at}.self_attn.v_proj.weight": (n_kv, n),
+            f"{at}.self_attn.o_proj.weight": (n, n),
         }
         if "num_local_experts" not in config:
             mlp = f"{at}.mlp"
-            floats |= {f"{mlp}.{k}_proj.weight": noise(rng, ff, n) for k in ("gate", "up")}
-            floats[f"{mlp}.down_proj.weight"] = noise(rng, n, ff)
+            found |= {f"{mlp}.{k}_proj.weight": (ff, n) for k in ("gate", "up")}
+            found[f"{mlp}.down_proj.weight"] = (n, ff)
             continue
         moe = f"{at}.block_sparse_moe"
-        floats[f"{moe}.gate.weight"] = noise(rng, config["num_local_experts"], n)
+        found[f"{moe}.gate.weight"] = (config["num_local_experts"], n)
         for e in range(config["num_local_experts"]):
-            floats |= {f"{moe}.experts.{e}.{w}.weight": noise(rng, ff, n) for w in ("w1", "w3")}
-            floats[f"{moe}.experts.{e}.w2.weight"] = noise(rng, n, ff)
-    floats["model.norm.weight"] = 1 + noise(rng, n)
-    return {name: stored(x, dtype) for name, x in floats.items()}
+            found |= {f"{moe}.experts.{e}.{w}.weight": (ff, n) for w in ("w1", "w3")}
+            found[f"{moe}.experts.{e}.w2.weight"] = (n, ff)
+    found["model.norm.weight"] = (n,)
+    if not config["tie_word_embeddings"]:
+        found["lm_head.weight"] = (config["vocab_size"], n)
+    return found
+
+
+def random_tensors(config: Mapping[str, Any], dtype: str = "BF16") -> dict[str, tuple[str, Array]]:
+    """Seeded weights for `llama_config` or `mixtral_config`."""
+    rng = np.random.default_rng(SEED)
+    found = {}
+    for name, shape in tensor_shapes(config).items():
+        x = noise(rng, *shape)
+        found[name] = stored(x if len(shape) > 1 else 1 + x, dtype)
+    return found
+
+
+def header_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, int]:
+    """The beginning of a BF16 file of these tensors, and the size of the whole."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, 8 + len(text) + end
+
+
+def vision_checkpoint(folder: Path) -> Path:
+    """A small Gemma 3 that sees: a text model, a SigLIP tower, and the projector between them."""
+    n, ff, n_vision, patch, side = 256, 512, 64, 14, 56
+    config = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": {
+            "model_type": "gemma3_text", "hidden_size": n, "intermediate_size": ff, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "sliding_window": 128,
+            "max_position_embeddings": 512, "vocab_size": 4096, "rms_norm_eps": 1e-6,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model", "hidden_size": n_vision, "intermediate_size": 128,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": side, "patch_size": patch,
+        },
+        "mm_tokens_per_image": 4, "image_token_index": 4095, "eoi_token_index": 4094, "boi_token_index": 4093,
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {"language_model.model.embed_tokens.weight": (4096, n)}
+    for i in range(2):
+        at = f"language_model.model.layers.{i}"
+        norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+        shapes |= {f"{at}.{k}_layernorm.weight": (n,) for k in norms}
+        shapes |= {f"{at}.self_attn.{k}_proj.weight": (256 if k == "q" else 128, n) for k in "qkv"}
+        shapes |= {f"{at}.self_attn.{k}_norm.weight": (64,) for k in "qk"}
+        shapes |= {f"{at}.self_attn.o_proj.weight": (n, 256), f"{at}.mlp.down_proj.weight": (n, ff)}
+        shapes |= {f"{at}.mlp.{k}_proj.weight": (ff, n) for k in ("gate", "up")}
+    shapes["language_model.model.norm.weight"] = (n,)
+    tower = "vision_tower.vision_model"
+    shapes |= {
+        f"{tower}.embeddings.patch_embedding.weight": (n_vision, 3, patch, patch),
+        f"{tower}.embeddings.patch_embedding.bias": (n_vision,),
+        f"{tower}.embeddings.position_embedding.weight": ((side // patch) ** 2, n_vision),
+        f"{tower}.post_layernorm.weight": (n_vision,),
+        f"{tower}.post_layernorm.bias": (n_vision,),
+        "multi_modal_projector.mm_input_projection_weight": (n_vision, n),
+        "multi_modal_projector.mm_soft_emb_norm.weight": (n_vision,),
+    }
+    for i in range(2):
+        at = f"{tower}.encoder.layers.{i}"
+        for k in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= {f"{at}.self_attn.{k}.weight": (n_vision,) * 2, f"{at}.self_attn.{k}.bias": (n_vision,)}
+        for k in ("layer_norm1", "layer_norm2"):
+            shapes |= {f"{at}.{k}.weight": (n_vision,), f"{at}.{k}.bias": (n_vision,)}
+        shapes |= {f"{at}.mlp.fc1.weight": (128, n_vision), f"{at}.mlp.fc1.bias": (128,)}
+        shapes |= {f"{at}.mlp.fc2.weight": (n_vision, 128), f"{at}.mlp.fc2.bias": (n_vision,)}
+    rng = np.random.default_rng(SEED)
+    write_checkpoint(folder, config, {name: stored(noise(rng, *s), "BF16") for name, s in shapes.items()})
+    about = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_seq_length": 4}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    return folder

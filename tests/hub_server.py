@@ -488,10 +488,10 @@ class _HubHandler(_Handler):
 
     def _validate_card(self) -> None:
         card = json.loads(self.body())["content"]
-        wrong = not card.startswith("---\n")
-        self.answer_json(
-            {"errors": [{"message": "no metadata"}] if wrong else [], "warnings": []}, 400 if wrong else 200
+        wrong = (
+            [] if card.startswith("---\n") else [{"message": "empty or missing yaml metadata in repo card"}]
         )
+        self.answer_json({"errors": wrong, "warnings": []}, 400 if wrong else 200)
 
     def _create(self) -> None:
         asked = json.loads(self.body())

@@ -11,7 +11,7 @@ import click
 from mqnative.app.options import PATH, force_option, imatrix_option, json_option, model_argument
 
 if TYPE_CHECKING:
-    from mqnative.jobs.convert_model import Converted
+    from mqnative.jobs.conversions import Converted
 
 
 @click.command(

@@ -12,8 +12,6 @@ import click
 from mqnative.app.options import json_option, model_argument
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from mqnative.formats.gguf import GGUFFile
     from mqnative.formats.imatrix import Imatrix
 
@@ -30,13 +28,31 @@ _LEGACY_SUFFIXES = (".dat", ".imatrix")
 @click.option("--presets", "list_presets", is_flag=True, help="List the size under every llama.cpp preset.")
 @json_option
 def inspect(model: Path, list_tensors: bool, list_presets: bool, as_json: bool) -> None:
-    """Show the structure of the GGUF file MODEL; of a split model give the first part.
+    """Show the structure of MODEL: a GGUF (of a split one the first part), a folder, or a hub id.
 
-    Only the header is read. The JSON form always holds the tensors. Of an imatrix file, GGUF or legacy,
-    show how the importances of each tensor are spread and which experts were never seen.
+    Only headers are read, on the hub by ranges, so that nothing is paid for before it is known; of a
+    checkpoint the tensors are shown as the conversion would name them. The JSON form always holds the
+    tensors.
+
+    Of an imatrix file, GGUF or legacy, show how the importances of each tensor are spread and which experts
+    were never seen.
     """
+    from mqnative.source.argument import FolderPath, HubModel, parse_source
+
+    source = parse_source(model)
+    if isinstance(source, (FolderPath, HubModel)):
+        from mqnative.app.inspect_source import inspect_source
+
+        inspect_source(source, list_tensors=list_tensors, list_presets=list_presets, as_json=as_json)
+        return
+    _inspect_file(model, list_tensors=list_tensors, list_presets=list_presets, as_json=as_json)
+
+
+def _inspect_file(model: Path, *, list_tensors: bool, list_presets: bool, as_json: bool) -> None:
     from mqnative.app.imatrix_tables import imatrix_json, imatrix_tables
-    from mqnative.app.output import console, facts_table, print_json, size_text
+    from mqnative.app.inspect_facts import gguf_tokenizer, running_facts, with_targets
+    from mqnative.app.inspect_print import print_lists, print_model
+    from mqnative.app.output import console, print_json
     from mqnative.errors import GGUFError
     from mqnative.formats.gguf import GGUFFile
     from mqnative.formats.imatrix import read_imatrix
@@ -55,31 +71,21 @@ def inspect(model: Path, list_tensors: bool, list_presets: bool, as_json: bool) 
         out.print(*imatrix_tables(str(model), legacy))
         return
     with opened as file:
-        facts = _facts(file)
+        facts = header_facts(file) | running_facts(file) | {"tokenizer": gguf_tokenizer(file)}
         if list_presets:
-            facts["presets"] = _preset_sizes(file)
+            facts["presets"] = preset_sizes(file)
         imatrix = read_imatrix(model) if file.get("general.type") == "imatrix" else None
+        tensors = with_targets(tensor_facts(file), None)
         if as_json:
             found = {} if imatrix is None else {"imatrix": imatrix_json(imatrix)}
-            print_json(facts | found | {"tensors": _tensors(file)})
+            print_json(facts | found | {"tensors": tensors})
             return
-        if imatrix is None:
-            size = f"{size_text(file.file_bytes)} ({file.file_bytes:,} bytes in {len(file.paths)} file(s))"
-            shown = {
-                "architecture": facts["architecture"],
-                "name": facts["name"],
-                "parameters": f"{facts['n_weights']:,}",
-                "size": size,
-                "bpw": f"{file.bpw:.3f} ({file.bpw_file:.3f} counting the file)",
-                "types": "  ".join(f"{name}: {n}" for name, n in facts["types"].items()),
-            } | _probe_fact(facts["restart_layers"])
-            out.print(facts_table(str(model), shown))
-        else:
+        if imatrix is not None:
             out.print(*imatrix_tables(str(model), imatrix))
-        if list_presets:
-            out.print(_preset_table(facts["presets"]))
-        if list_tensors:
-            out.print(_tensor_table(_tensors(file)))
+        else:
+            facts["file_sizes"] = {p.name: p.stat().st_size for p in file.paths}
+            print_model(str(model), facts, tensors, _probe_fact(facts["restart_layers"]))
+        print_lists(facts, tensors, list_tensors=list_tensors, list_presets=list_presets)
 
 
 def _legacy_imatrix(path: Path) -> Imatrix | None:
@@ -113,7 +119,8 @@ def _restart_layers(file: GGUFFile) -> list[int] | None:
         return None
 
 
-def _facts(file: GGUFFile) -> dict[str, Any]:
+def header_facts(file: GGUFFile, *, loadable: bool = True) -> dict[str, Any]:
+    """What the header of a GGUF says; ``loadable`` if its weights are there."""
     counts = Counter(t.qtype.name for t in file.tensors.values())
     return {
         "path": str(file.path),
@@ -126,12 +133,13 @@ def _facts(file: GGUFFile) -> dict[str, Any]:
         "bpw_file": file.bpw_file,
         "files": [str(p) for p in file.paths],
         "types": dict(counts.most_common()),
-        "restart_layers": _restart_layers(file),
+        "restart_layers": _restart_layers(file) if loadable else None,
         "metadata": {k: v.plain for k, v in file.metadata.items() if v.element_type is None},
     }
 
 
-def _tensors(file: GGUFFile) -> list[dict[str, Any]]:
+def tensor_facts(file: GGUFFile) -> list[dict[str, Any]]:
+    """The tensors of a GGUF."""
     from mqnative.build.plan import model_tensors
     from mqnative.errors import ModelLoadError
     from mqnative.formats.groups import label_tensors
@@ -156,48 +164,27 @@ def _tensors(file: GGUFFile) -> list[dict[str, Any]]:
     ]
 
 
-def _preset_sizes(file: GGUFFile) -> list[dict[str, Any]]:
+def preset_sizes(file: GGUFFile) -> list[dict[str, Any]]:
+    """The size that every llama.cpp preset would give, the largest first; without those it refuses.
+
+    Raises:
+        QuantizeError: it refuses all.
+    """
     from mqnative.core.presets import preset_types, presets
+    from mqnative.errors import QuantizeError
     from mqnative.formats.qtypes import qtype
 
     sizes = []
+    refused: QuantizeError | None = None
     for preset in presets().values():
-        types = preset_types(file.path, preset.name, with_imatrix=True)
+        try:
+            types = preset_types(file.path, preset.name, with_imatrix=True)
+        except QuantizeError as error:  # rows that fill no block of a type without a substitute
+            refused = error
+            continue
         tensor_bytes = sum(qtype(types[t.name]).tensor_bytes(t.shape) for t in file.tensors.values())
         bpw = 8.0 * tensor_bytes / file.n_weights
         sizes.append({"name": preset.name, "tensor_bytes": tensor_bytes, "bpw": bpw})
+    if refused is not None and not sizes:
+        raise refused
     return sorted(sizes, key=lambda s: -float(s["tensor_bytes"]))
-
-
-def _preset_table(sizes: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    from mqnative.app.output import size_text
-
-    table = Table("preset", title="llama.cpp presets, with imatrix", title_justify="left", box=None)
-    table.add_column("tensor data", justify="right")
-    table.add_column("bpw", justify="right")
-    for s in sizes:
-        table.add_row(s["name"], size_text(s["tensor_bytes"]), f"{s['bpw']:.3f}")
-    return table
-
-
-def _tensor_table(tensors: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    from mqnative.app.output import size_text
-
-    table = Table("tensor", "group", "shape", "type", title_justify="left", box=None)
-    table.add_column("size", justify="right")
-    table.add_column("quantizable")
-    for t in tensors:
-        verdict = {True: "yes", False: "no", None: "?"}[t["quantizable"]]
-        table.add_row(
-            t["name"],
-            t["group"],
-            " x ".join(map(str, t["shape"])),
-            t["type"],
-            size_text(t["size_bytes"]),
-            verdict,
-        )
-    return table

@@ -64,7 +64,8 @@ def run_conversion(wanted: Conversion, monitor: Monitor = NULL_MONITOR) -> dict[
         monitor: told every step.
 
     Returns:
-        ``architecture size_bytes n_weights tensor_bytes reference_bytes source_sha256 ftype tensors[]``.
+        ``architecture size_bytes n_weights tensor_bytes reference_bytes peak_memory_bytes source_sha256 ftype
+        tensors[]``.
 
     Raises:
         MissingExtraError: torch or the like are not installed.

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.errors import OutputExistsError, SourceError
-from mqnative.formats.atomic import check_output, write_text_atomic
-from mqnative.formats.imatrix import read_imatrix
+from mqnative.formats.atomic import check_output
+from mqnative.formats.imatrix import Imatrix, read_imatrix
 from mqnative.formats.recipe import read_recipe
+from mqnative.jobs.conversions import Converted, recall, record
 from mqnative.jobs.convert import Conversion, run_conversion
-from mqnative.jobs.reference import convert_mmproj, fetch_model, source_key
+from mqnative.jobs.hub_model import fetch_model, outlined_checkpoint
+from mqnative.jobs.reference import convert_mmproj, source_key
 from mqnative.source.argument import FolderPath, HubModel, parse_source
 from mqnative.source.converter_tree import require_architecture
+from mqnative.source.fetch import choose
 from mqnative.source.hub import Access, Hub
 from mqnative.source.local import (
     CheckpointFolder,
@@ -26,9 +30,6 @@ from mqnative.source.local import (
     select_in_folder,
     staged,
 )
-from mqnative.store.paths import home, made_folder
-
-_RECORDS = "conversions"
 
 
 @dataclass(frozen=True)
@@ -56,35 +57,6 @@ class Wanted:
     allow_requantize: bool = False
     dry_run: bool = False
     n_threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What there is now.
-
-    Attributes:
-        path: the file; None after a dry run.
-        mmproj: the projector beside it.
-        facts: as `mqnative.jobs.convert.run_conversion` returns them.
-        notes: what a user should know.
-        reused: whether it was there already, made from the same inputs.
-    """
-
-    path: Path | None
-    mmproj: Path | None
-    facts: dict[str, Any]
-    notes: tuple[str, ...] = ()
-    reused: bool = False
-
-    @property
-    def bpw(self) -> float:
-        """8 x tensor bytes / weights."""
-        return 8.0 * int(self.facts["tensor_bytes"]) / max(1, int(self.facts["n_weights"]))
-
-    @property
-    def bpw_file(self) -> float:
-        """8 x file bytes / weights."""
-        return 8.0 * int(self.facts["size_bytes"]) / max(1, int(self.facts["n_weights"]))
 
 
 def convert_model(
@@ -117,12 +89,24 @@ def convert_model(
     imatrix = None if wanted.imatrix is None else read_imatrix(wanted.imatrix)
     if output is not None:
         check_output(output, force=True)
-    model = _checkpoint(argument, access, monitor)
+    with _opened(argument, access, monitor, headers_only=wanted.dry_run) as model:
+        return _convert(model, output, wanted, imatrix, force=force, monitor=monitor)
+
+
+def _convert(
+    model: CheckpointFolder,
+    output: Path | None,
+    wanted: Wanted,
+    imatrix: Imatrix | None,
+    *,
+    force: bool,
+    monitor: Monitor,
+) -> Converted:
     require_architecture(model.config, model.name)
     outtype = wanted.outtype
     if outtype == "auto":
         outtype = reference_type(model.checkpoint.tensors.values())
-    if output is None:
+    if output is None or wanted.dry_run:
         with tempfile.TemporaryDirectory(prefix="mqnative-") as folder:
             facts, _, _ = _run(model, Path(folder) / "planned.gguf", outtype, wanted, monitor)
         return Converted(None, None, facts)
@@ -133,7 +117,7 @@ def convert_model(
         imatrix=None if imatrix is None else [imatrix.content_hash(), Path(str(wanted.imatrix)).name],
         **{k: v for k, v in asdict(wanted).items() if k in ("base", "mmproj", "trust_remote_code")},
     )
-    kept = _recall(output, key)
+    kept = recall(output, key)
     if kept is not None and not force:
         return kept
     if output.exists() and not force:
@@ -142,8 +126,24 @@ def convert_model(
         )
     facts, mmproj, notes = _run(model, output, outtype, wanted, monitor)
     done = Converted(output, mmproj, facts, notes)
-    _record(done, key)
+    record(done, key)
     return done
+
+
+@contextmanager
+def _opened(
+    argument: str | Path, access: Access | None, monitor: Monitor, *, headers_only: bool
+) -> Iterator[CheckpointFolder]:
+    """The checkpoint that an argument names; of the hub's with holes for weights, if these play no part."""
+    source = parse_source(argument)
+    if isinstance(source, HubModel) and headers_only:
+        hub = Hub(access)
+        choice = choose(hub, source, monitor)
+        if choice.checkpoint is not None and choice.selection.kind == "safetensors":
+            with tempfile.TemporaryDirectory(prefix="mqnative-") as place:
+                yield outlined_checkpoint(hub, choice, Path(place), monitor)
+            return
+    yield _checkpoint(argument, access, monitor)
 
 
 def _checkpoint(argument: str | Path, access: Access | None, monitor: Monitor) -> CheckpointFolder:
@@ -197,38 +197,3 @@ def _run(
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
-
-
-def _record_of(output: Path) -> Path:
-    folder = made_folder(home() / _RECORDS)
-    digest = hashlib.sha256(str(output.absolute()).encode("utf-8", "surrogatepass")).hexdigest()
-    return folder / f"{digest[:32]}.json"
-
-
-def _stat(path: Path | None) -> list[int] | None:
-    return None if path is None else [path.stat().st_size, path.stat().st_mtime_ns]
-
-
-def _record(done: Converted, key: str) -> None:
-    """Note what a file was made of: its header does not tell whose weights it holds."""
-    assert done.path is not None
-    record = {
-        "key": key,
-        "file": _stat(done.path),
-        "mmproj": None if done.mmproj is None else [done.mmproj.name, _stat(done.mmproj)],
-        "facts": done.facts,
-        "notes": list(done.notes),
-    }
-    write_text_atomic(_record_of(done.path), json.dumps(record) + "\n")
-
-
-def _recall(output: Path, key: str) -> Converted | None:
-    try:
-        record = json.loads(_record_of(output).read_text(encoding="utf-8"))
-        mmproj = output.with_name(record["mmproj"][0]) if record["mmproj"] else None
-        same = record["key"] == key and record["file"] == _stat(output)
-        if same and (mmproj is None or record["mmproj"][1] == _stat(mmproj)):
-            return Converted(output, mmproj, record["facts"], tuple(record["notes"]), reused=True)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return None

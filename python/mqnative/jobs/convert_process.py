@@ -148,6 +148,7 @@ def _result(
         "n_weights": skeleton.n_weights,
         "tensor_bytes": sum(n for _, n in stored.values()),
         "reference_bytes": skeleton.file_bytes,
+        "peak_memory_bytes": _peak_memory_bytes(),
         "source_sha256": None if written is None else written.identity.model,
         "ftype": None if plan is None else plan.ftype.name,
         "tensors": [
@@ -155,6 +156,16 @@ def _result(
             for n, (kind, size_bytes) in stored.items()
         ],
     }
+
+
+def _peak_memory_bytes() -> int | None:
+    """The most that this process has held, torch and all; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _recipe(asked: dict[str, Any]) -> Recipe:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mqnative.errors import SafetensorsError
+from mqnative.formats.atomic import output_errors
 from mqnative.formats.safetensors import (
     LENGTH_BYTES,
     StoredTensor,
@@ -37,10 +38,12 @@ class Checkpoint:
     Attributes:
         files: that hold them; what an index leaves out is not among them.
         tensors: by name; empty for PyTorch checkpoints, whose headers are code.
+        headers: the beginning of each file, by name.
     """
 
     files: tuple[ListedFile, ...]
     tensors: Mapping[str, StoredTensor]
+    headers: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def n_weights(self) -> int:
@@ -66,6 +69,8 @@ def read_checkpoint(selection: Selection, index: bytes | None, read: Reader, whe
     weight_map = None if index is None else parse_index(index, INDEX)
     files = weight_files(selection, None if weight_map is None else weight_map.values(), where)
 
+    headers: dict[str, bytes] = {}
+
     def tensors_of(file: ListedFile) -> dict[str, StoredTensor]:
         beginning = read(file, 0, min(_FIRST_READ, file.size))
         end = header_bytes(beginning, file.name)
@@ -78,11 +83,25 @@ def read_checkpoint(selection: Selection, index: bytes | None, read: Reader, whe
             )
         if end > len(beginning):
             beginning += read(file, len(beginning), end - len(beginning))
+        headers[file.name] = beginning[:end]
         return parse_header(beginning, file.size, file.name)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         parts = dict(zip((f.name for f in files), pool.map(tensors_of, files), strict=True))
-    return Checkpoint(files, join(parts, weight_map))
+    return Checkpoint(files, join(parts, weight_map), headers)
+
+
+def write_stubs(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write files that have the headers and sizes of a checkpoint's, and holes for weights.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    for file in checkpoint.files:
+        path = folder / file.name
+        with output_errors(path), path.open("wb") as out:
+            out.write(checkpoint.headers[file.name])
+            out.truncate(file.size)
 
 
 def folder_reader(folder: Path) -> Reader:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.source.argument import HubModel
-from mqnative.source.checkpoint import folder_reader, hub_reader, read_checkpoint
+from mqnative.source.checkpoint import Checkpoint, folder_reader, hub_reader, read_checkpoint
 from mqnative.source.download import Plan, download, plan_download
 from mqnative.source.hub import Hub, Repository
 from mqnative.source.hub_cache import cached_repository, is_cached, snapshot
@@ -22,10 +22,12 @@ class Choice:
     Attributes:
         repository: where it is, and at which commit.
         selection: the files that make it; of checkpoints exactly those that the index names.
+        checkpoint: its tensors; None for GGUF repositories.
     """
 
     repository: Repository
     selection: Selection
+    checkpoint: Checkpoint | None = None
 
     @property
     def files(self) -> tuple[ListedFile, ...]:
@@ -83,7 +85,7 @@ def choose(hub: Hub, model: HubModel, monitor: Monitor = NULL_MONITOR) -> Choice
     read = folder_reader(folder) if hub.offline or everything else hub_reader(hub, repository)
     text = (folder / INDEX).read_bytes() if indexes else None
     checkpoint = read_checkpoint(selection, text, read, model.repo)
-    return Choice(repository, Selection("safetensors", checkpoint.files, selection.others))
+    return Choice(repository, Selection("safetensors", checkpoint.files, selection.others), checkpoint)
 
 
 def fetch(hub: Hub, model: HubModel, monitor: Monitor = NULL_MONITOR) -> Fetched:

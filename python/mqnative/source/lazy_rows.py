@@ -112,7 +112,10 @@ def _slices(node: Any, begin: int, end: int) -> Any:
         return node._func([compute(n) for n in node._args[0][begin:end]], **node._kwargs)
     call = _call(node)
     assert call is not None
-    found = call.function(_slices(call.base, begin, end), *call.args, **call.kwargs)
+    base = _slices(call.base, begin, end)
+    if call.cuts_the_end():
+        return base
+    found = call.function(base, *call.args, **call.kwargs)
     return found if call.element is None else found[call.element]
 
 
@@ -168,7 +171,12 @@ class _Call:
         if self.name in _CUTTING:
             along = self.kwargs.get("dim", self.args[1] if len(self.args) > 1 else 0)
             return _index(along, n_dims) > 0
-        return self.name == "__getitem__" and _keeps_first(self.args[0], n_dims)
+        return self.name == "__getitem__" and (self.cuts_the_end() or _keeps_first(self.args[0], n_dims))
+
+    def cuts_the_end(self) -> bool:
+        """Whether it is ``x[:n]``, whose slices are those of ``x``."""
+        key = self.args[0] if self.name == "__getitem__" else None
+        return isinstance(key, slice) and key.start in (None, 0) and key.step in (None, 1)
 
 
 def _call(node: Any) -> _Call | None:

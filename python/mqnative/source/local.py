@@ -40,6 +40,26 @@ class CheckpointFolder:
     checkpoint: Checkpoint
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A GGUF to measure.
+
+    Attributes:
+        path: the file, the first of a split one.
+        mmproj: the projector for images or sound that belongs to it.
+        notes: what a user should know of it.
+    """
+
+    path: Path
+    mmproj: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def direct(folder: Path, weights: tuple[ListedFile, ...], mmproj: tuple[ListedFile, ...]) -> Reference:
+    """A GGUF that lies in a folder."""
+    return Reference(folder / weights[0].name, folder / mmproj[0].name if mmproj else None)
+
+
 def select_in_folder(folder: Path) -> Selection:
     """The model in a folder: the checkpoint, else an unquantized GGUF.
 
@@ -109,13 +129,14 @@ def staged(model: CheckpointFolder, *, with_code: bool = False) -> Iterator[Path
         if with_code:
             names += [p.name for p in sorted(model.folder.glob("*.py"))]
         for name in names:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link((model.folder / name).resolve(), target)
+            link(model.folder / name, folder / name)
         yield folder
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """Have a file under another name as well, without a copy of it where that can be."""
+    source = source.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(source)
     except OSError:  # a system on which that takes a privilege
