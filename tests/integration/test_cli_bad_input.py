@@ -191,9 +191,14 @@ GGUF: dict[str, Mistake] = {
     "a model that is not there": Mistake(
         lambda k: k.eval("nope.gguf"), "GGUFError", ("nope.gguf does not exist", "check the spelling")
     ),
-    "a folder": Mistake(lambda k: k.eval(k.folder), "GGUFError", ("is a folder", "name a .gguf file")),
-    "a hub id, which this command does not fetch": Mistake(
-        lambda k: k.eval("org/name"), "GGUFError", ("org/name", "does not exist")
+    "a folder without a model": Mistake(
+        lambda k: k.eval(k.folder), "SourceError", ("holds no model", "config.json")
+    ),
+    "a hub id that is not on this machine": Mistake(
+        lambda k: (*k.eval("org/name"), "--offline"), "HubError", ("org/name", "offline")
+    ),
+    "a hub id without its revision": Mistake(
+        lambda k: k.eval("org/name@"), "SourceError", ("org/name@revision",)
     ),
     "a text": Mistake(lambda k: k.build(k.text), "GGUFError", ("not GGUF", "name a .gguf file")),
     "an empty file": Mistake(lambda k: k.build(k.file("e.gguf", "")), "GGUFError", ("e.gguf is empty",)),

@@ -134,6 +134,7 @@ def auto(
     if size_bytes is not None and bpw is not None:
         raise click.UsageError("give at most one of --size and --bpw")
     from mqnative.app.demand_text import command_words
+    from mqnative.app.models import shown_model
     from mqnative.jobs.auto import Options
 
     if refine_rounds is None:
@@ -168,7 +169,7 @@ def auto(
     effort = f"--ctx {n_ctx} {probes}{command_words(method, settings, importance, constraints)}"
     others = "".join(f" --incumbent {path.name}" for path in incumbents)
     others += f" --like {like.name}" if like else ""
-    command = f"mqnative auto {model.name} {texts}{budget} {effort}{others} -o OUT"
+    command = f"mqnative auto {shown_model(model)} {texts}{budget} {effort}{others} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 
 
@@ -218,15 +219,31 @@ def _run(
     force: bool,
     as_json: bool,
 ) -> None:
+    from mqnative.app.models import local_reference
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.jobs.main_job import auto as run_job
+    from mqnative.measure.corpus import read_text
     from mqnative.report.jsonform import to_json
     from mqnative.report.text import print_text
 
+    # What is wrong with these shows before anything is fetched.
+    for text in (calib, evaluation):
+        if text is not None:
+            read_text(text)
+    source = local_reference(model)
     with ProgressMonitor() as monitor:
         done = run_job(
-            model, calib, evaluation, output, options, command=command, force=force, monitor=monitor
+            source.path,
+            calib,
+            evaluation,
+            output,
+            options,
+            mmproj=source.mmproj,
+            command=command,
+            force=force,
+            monitor=monitor,
         )
+    launch_flags = [] if source.mmproj is None else ["--mmproj", str(output / source.mmproj.name)]
     if as_json:
         paths = {
             "model_path": str(done.model_path),
@@ -234,7 +251,7 @@ def _run(
             "manifest_path": str(output / "manifest.json"),
             "report_path": str(output / "report.html"),
             "files": [str(output / name) for name in done.manifest["files"]],
-            "launch_flags": [],
+            "launch_flags": launch_flags,
             "reused": done.reused,
         }
         print_json(paths | _without_curves(to_json(done.report)))

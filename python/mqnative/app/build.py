@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqnative.app.options import PATH, force_option, imatrix_option, json_option
+from mqnative.app.options import PATH, force_option, hub_options, imatrix_option, json_option
 
 if TYPE_CHECKING:
     from mqnative.build.plan import BuildPlan
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     epilog="Example: mqnative build model-bf16.gguf -r recipe.yaml --imatrix imatrix.gguf -o model-mix.gguf",
 )
 @click.argument("model", type=PATH, required=False)
+@hub_options
 @click.option("-r", "--recipe", "recipe_path", type=PATH, help="Recipe, YAML or JSON.")
 @click.option("--preset", help="A llama.cpp preset (Q4_K_M) instead of a recipe.")
 @click.option("--tensor-type-file", type=PATH, help="A llama-quantize tensor-type file instead of a recipe.")
@@ -84,6 +85,7 @@ def build(
         raise click.UsageError("give MODEL; only a manifest says what it was made of")
     if output is None and not dry_run:
         raise click.UsageError("give --output, or --dry-run to see the plan only")
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.build.plan import model_tensors, plan_build
     from mqnative.build.sidecar import check_sidecar, write_sidecar
@@ -94,6 +96,7 @@ def build(
     from mqnative.source.identity import identify
     from mqnative.store.encode_cache import EncodeCache
 
+    model = local_model(model)
     with GGUFFile.open(model) as file, ProgressMonitor() as monitor:
         model_tensors(file)
         importances = None if imatrix_path is None else read_imatrix(imatrix_path)

@@ -11,6 +11,7 @@ from mqnative.app.options import (
     PATH,
     ctx_option,
     force_option,
+    hub_options,
     imatrix_option,
     json_option,
     study_options,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 )
 @click.argument("mix", type=PATH, metavar="MANIFEST")
 @click.argument("model", type=PATH)
+@hub_options
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for model, recipe and report.")
 @click.option("--calib", type=PATH, help="Calibration text; default: the built-in one.")
 @click.option(
@@ -80,6 +82,7 @@ def clone(
     MANIFEST is a manifest, a recipe, a published clone config, or a GGUF by anyone. There is no search; the
     parent is named in all that is written.
     """
+    from mqnative.app.models import local_model, shown_model
     from mqnative.app.output import ProgressMonitor
     from mqnative.builtin import CALIB_TEXT, EVAL_TEXT
     from mqnative.hybrids.carry import Policy
@@ -96,12 +99,13 @@ def clone(
         verify_chunks,
         compute,
     )
-    command = f"mqnative clone {mix.name} {model.name}" + (f" --calib {calib.name}" if calib else "")
+    command = f"mqnative clone {mix.name} {shown_model(model)}" + (f" --calib {calib.name}" if calib else "")
     command += (f" --eval {evaluation.name}" if evaluation else "") + " -o OUT"
+    reference = local_model(model)
     with ProgressMonitor() as monitor:
         done = run_job(
             mix,
-            model,
+            reference,
             *texts,
             output,
             options,

@@ -13,6 +13,7 @@ from mqnative.app.options import (
     chunks_option,
     ctx_option,
     force_option,
+    hub_options,
     json_option,
     study_options,
     texts_option,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 )
 @click.argument("reference", type=PATH)
 @click.argument("candidates", type=PATH, nargs=-1, required=True)
+@hub_options
 @texts_option
 @click.option("-o", "--output", type=PATH, help="Folder for report.html, report.md and report.json.")
 @ctx_option
@@ -53,6 +55,7 @@ def compare(
     All files are scored on the same tokens, in one pass. Every token's scores are kept, so that a file that
     was measured before is compared with a new one at no cost.
     """
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.core.model import Model
     from mqnative.formats.atomic import check_output
@@ -70,6 +73,7 @@ def compare(
         check_output(output, force=force)
     for text in texts:
         read_text(text)
+    reference, candidates = local_model(reference), tuple(map(local_model, candidates))
     for path in candidates:
         GGUFFile.open(path).close()
     with (

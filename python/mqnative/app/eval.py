@@ -52,6 +52,7 @@ def evaluate_command(
     Intervals are 95 % and come from a block bootstrap over chunks; with --compat they are llama-perplexity's.
     Several texts are measured as one, with figures for each besides.
     """
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.core.model import Model
     from mqnative.formats.gguf import GGUFFile
@@ -61,6 +62,8 @@ def evaluate_command(
 
     for text in texts:
         read_text(text)
+    model = local_model(model)
+    reference = None if reference is None else local_model(reference)
     with ExitStack() as stack:
         monitor = stack.enter_context(ProgressMonitor())
 

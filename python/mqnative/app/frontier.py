@@ -99,6 +99,7 @@ def frontier(
     for path in outputs:
         if path.suffix.lower() not in _FORMATS:
             raise click.BadParameter(f"{path} ends in none of {', '.join(_FORMATS)}", param_hint="--output")
+    from mqnative.app.models import local_model, shown_model
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.formats.atomic import check_output, write_text_atomic
     from mqnative.formats.imatrix import read_imatrix
@@ -129,10 +130,11 @@ def frontier(
         importance=importance,
         incumbents=candidates,
     )
+    name, reference = shown_model(model), local_model(model)
     with (
         ProgressMonitor() as monitor,
         Store.open() as store,
-        Study(model, store, compute=options.compute, monitor=monitor) as study,
+        Study(reference, store, compute=options.compute, monitor=monitor) as study,
     ):
         run = Run(study, options, monitor)
         (damages,) = obtain(run, text, imatrix, table).known.values()
@@ -143,11 +145,11 @@ def frontier(
     weighing = "none" if damages.imatrix is None else "imatrix"
     values = _values(facts, weighing, constraints, [p.gap for p in curve.points])
     for path in outputs:
-        write_text_atomic(path, _rendered(path, facts, values, model.name))
+        write_text_atomic(path, _rendered(path, facts, values, name))
     if as_json:
         print_json(values | {"files": [str(p) for p in outputs]})
         return
-    _print(console(), facts, model.name)
+    _print(console(), facts, name)
 
 
 def _values(

@@ -97,6 +97,7 @@ def imatrix(
     are added up alone, and of MODEL only the header is read.
     """
     from mqnative.app.imatrix_tables import coverage_facts, coverage_json
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, console, facts_table, print_json
     from mqnative.core.model import Model
     from mqnative.formats.atomic import check_output
@@ -112,6 +113,7 @@ def imatrix(
     check_output(output, force=force)
     _refuse_input(output, {"the model": [model], "a text": [path for path, _ in texts]})
     contents = [read_text(path) for path, _ in texts]
+    model = local_model(model)
     parts = []
     if in_files:
         with GGUFFile.open(model) as file:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqnative.app.options import PATH, force_option, json_option
+from mqnative.app.options import PATH, force_option, hub_options, json_option
 
 if TYPE_CHECKING:
     from mqnative.hybrids.carry import Carried
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 )
 @click.argument("file", type=PATH)
 @click.option("--reference", type=PATH, help="Our unquantized model: tensors are checked against it.")
+@hub_options
 @click.option("--preset", help="Learn what this llama.cpp preset makes of FILE, or all: of every preset.")
 @click.option("--no-imatrix", is_flag=True, help="With --preset: as if there were no imatrix.")
 @click.option("--provider", help="Who made FILE; default: what its metadata or name says.")
@@ -61,6 +62,7 @@ def learn(
     The pattern, by tensor and by group, can be built again from our own reference with our own imatrix, and
     is credited to its maker. With --preset, FILE is an unquantized model and nothing is quantized.
     """
+    from mqnative.app.models import local_model
     from mqnative.app.output import print_json
     from mqnative.formats.atomic import check_output
     from mqnative.formats.groups import UserGroup
@@ -76,6 +78,7 @@ def learn(
     if output is not None:
         check_output(output, force=force)
     own = [UserGroup.parse(text) for text in groups]
+    reference = None if reference is None else local_model(reference)
     if preset == "all":
         _presets(file, list(learn_presets(file, with_imatrix=not no_imatrix).values()), as_json=as_json)
         return

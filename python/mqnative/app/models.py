@@ -10,8 +10,8 @@ import click
 from mqnative.app.options import HUB_META
 
 if TYPE_CHECKING:
-    from mqnative.jobs.reference import Reference
     from mqnative.source.hub import Access
+    from mqnative.source.local import Reference
 
 
 def hub_access() -> Access:
@@ -41,3 +41,11 @@ def local_reference(model: str | Path) -> Reference:
     for note in found.notes:
         click.echo(f"note: {model}: {note}", err=True)
     return found
+
+
+def shown_model(model: Path) -> str:
+    """A MODEL argument as reports show it: a hub id as it is, a path by its name."""
+    from mqnative.source.argument import HubModel, parse_source
+
+    source = parse_source(model)
+    return str(source) if isinstance(source, HubModel) else model.name

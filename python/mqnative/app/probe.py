@@ -83,6 +83,7 @@ def probe(
     fair sample. Results are kept: a second call measures only what is new. `--types all` tries every type
     that each tensor can have, which takes long; the cost is printed first.
     """
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.build.plan import model_tensors
     from mqnative.formats.imatrix import read_imatrix
@@ -95,6 +96,7 @@ def probe(
 
     read_text(text)
     imatrix = None if imatrix_path is None else read_imatrix(imatrix_path)
+    model = local_model(model)
     with (
         ProgressMonitor() as monitor,
         Store.open() as store,

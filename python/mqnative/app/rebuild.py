@@ -33,6 +33,7 @@ def rebuild(
         as_json: print one object.
     """
     from mqnative.app.build import plan_json, print_plan
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.build.rebuild import check_rebuilt, find_beside, plan_rebuild
     from mqnative.build.sidecar import check_sidecar, write_sidecar
@@ -49,6 +50,7 @@ def rebuild(
         raise click.UsageError(f"give MODEL: {wanted} lies neither beside the manifest nor here")
     if imatrix_path is None and manifest.imatrix is not None:
         imatrix_path = find_beside(manifest_path, [manifest.imatrix.file, manifest.imatrix.name])
+    model = local_model(model)
     target = Path() if output is None else output
     target = target / manifest.model_file if target.is_dir() else target
     with GGUFFile.open(model) as file, ProgressMonitor() as monitor:

@@ -91,6 +91,7 @@ def solve(
         raise click.UsageError("give a text with -f, or a damage table with --damages")
     if output is None and not (explained or compared):
         raise click.UsageError("give --output, --explain or --compare")
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.app.solved import explain_values, facts_of, print_solved, table_values
     from mqnative.formats.atomic import check_output
@@ -113,6 +114,7 @@ def solve(
     if text is not None and table is None:
         read_text(text)
     imatrix = None if imatrix_path is None else read_imatrix(imatrix_path)
+    model = local_model(model)
     options = Options(
         size_bytes,
         bpw,

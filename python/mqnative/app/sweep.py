@@ -56,6 +56,7 @@ def sweep(
     The error is sum v dW^2 / sum v W^2 with the imatrix' importances v. Results are kept: a second call
     measures only what is new.
     """
+    from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.build.plan import model_tensors
     from mqnative.formats.imatrix import read_imatrix
@@ -65,6 +66,7 @@ def sweep(
     from mqnative.store import Store
 
     imatrix = None if imatrix_path is None else read_imatrix(imatrix_path)
+    model = local_model(model)
     with (
         ProgressMonitor() as monitor,
         Store.open() as store,

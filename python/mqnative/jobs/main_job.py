@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.formats.atomic import atomic_path
 from mqnative.jobs.auto import Options, run_auto
 from mqnative.jobs.publish import publish
 from mqnative.jobs.request import OutputFolder
@@ -40,6 +42,7 @@ def auto(
     output: Path,
     options: Options,
     *,
+    mmproj: Path | None = None,
     command: str = "",
     force: bool = False,
     monitor: Monitor = NULL_MONITOR,
@@ -52,6 +55,7 @@ def auto(
         evaluation: held-out text for the report; without it a part of ``calib`` is held out.
         output: folder for model, recipe, manifest and reports; made if missing.
         options: budget and effort.
+        mmproj: a projector for images or sound, which goes into the folder as it is.
         command: the call as the report shows it.
         force: use a folder that holds another run.
         monitor: told every step.
@@ -70,5 +74,13 @@ def auto(
             report = from_json(manifest["evaluation"])
         else:
             texts = (calib,) if evaluation is None else (calib, evaluation)
-            report, manifest = publish(outcome, folder, model.name, texts, command)
+            extra = () if mmproj is None else (_passed_through(mmproj, output),)
+            report, manifest = publish(outcome, folder, model.name, texts, command, extra)
     return Finished(report, manifest, output / manifest["model_file"], outcome is None)
+
+
+def _passed_through(source: Path, folder: Path) -> str:
+    """Copy a file into the folder; its name."""
+    with atomic_path(folder / source.name) as temporary:
+        shutil.copyfile(source, temporary)
+    return source.name

@@ -35,7 +35,12 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 def publish(
-    outcome: Outcome, folder: OutputFolder, source_name: str, texts: tuple[Path, ...], command: str
+    outcome: Outcome,
+    folder: OutputFolder,
+    source_name: str,
+    texts: tuple[Path, ...],
+    command: str,
+    extra: tuple[str, ...] = (),
 ) -> tuple[Report, dict[str, Any]]:
     """Write report.html, report.md, report.json and, last of all, manifest.json.
 
@@ -45,6 +50,7 @@ def publish(
         source_name: the model's file name.
         texts: calibration text and, if there was one, held-out text.
         command: the call that makes the same again.
+        extra: files in the folder that belong to the model.
 
     Returns:
         The report and the manifest.
@@ -57,7 +63,7 @@ def publish(
     }
     for name, text in outputs.items():
         write_text_atomic(folder.path / name, text)
-    names = [outcome.model_path.name, "recipe.yaml", *outputs]
+    names = [outcome.model_path.name, *extra, "recipe.yaml", *outputs]
     files = {n: (folder.path / n).stat().st_size for n in names}
     manifest = _manifest(outcome, report, files)
     write_manifest(folder.manifest, manifest)
