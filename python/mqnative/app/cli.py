@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "learn": ("mqnative.app.learn:learn", "Learn the types of others' files, by tensor and by group."),
     "name": ("mqnative.app.name:name", "Read and write the names of mixes."),
     "build": ("mqnative.app.build:build", "Write the GGUF that a recipe describes."),
+    "publish": ("mqnative.app.publish:publish", "Upload a finished folder to the hub, with a model card."),
 }
 
 # Click's mark for a paragraph whose lines stay as they are.
