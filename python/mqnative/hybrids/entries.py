@@ -1,0 +1,63 @@
+"""Files that could be published, and which of them no smaller one beats or equals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mqnative.hybrids.chords import Point
+from mqnative.hybrids.contrast import Contest, F64Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A file that could be published.
+
+    Attributes:
+        name: what it is called until it is published.
+        size_bytes: of the whole file.
+        klds: mean KLD of each chunk, float64, shape (n_chunks,), the same chunks for all entries.
+        is_baseline: a preset or another's mix; hybrids are the rest.
+        is_asked: of a size that the user asked for, which spacing does not take away.
+        excluded: why it may not be published, as (reason, sentence); it is compared with all the same.
+    """
+
+    name: str
+    size_bytes: int
+    klds: F64Vector
+    is_baseline: bool
+    is_asked: bool = False
+    excluded: tuple[str, str] | None = None
+
+    @property
+    def point(self) -> Point:
+        """Where it stands."""
+        return Point(self.name, self.size_bytes, float(self.klds.mean()))
+
+
+def anchors_of(entries: Iterable[Entry], contest: Contest) -> list[Entry]:
+    """The baselines that no other baseline of at most their size beats or equals, the smallest first."""
+    kept, _ = undominated([e for e in entries if e.is_baseline], contest)
+    return kept
+
+
+def undominated(entries: Sequence[Entry], contest: Contest) -> tuple[list[Entry], list[tuple[Entry, Entry]]]:
+    """What no smaller kept one beats or equals; and the others, each with the best of those that do."""
+    kept: list[Entry] = []
+    beaten = []
+    for entry in sorted(entries, key=in_order):
+        winners = [k for k in kept if contest.verdict(k.name, entry.name) != "worse"]
+        if winners:
+            beaten.append((entry, min(winners, key=_best)))
+        else:
+            kept.append(entry)
+    return kept, beaten
+
+
+def _best(entry: Entry) -> tuple[float, int, str]:
+    return entry.point.kld, entry.size_bytes, entry.name
+
+
+def in_order(entry: Entry) -> tuple[int, float, str]:
+    """By size; of equal ones the better first."""
+    return entry.size_bytes, entry.point.kld, entry.name

@@ -1,0 +1,257 @@
+"""Which files are worth publishing: those that nothing smaller equals, and that trade better than a line.
+
+In this order: a hybrid must be below the chord of the baselines next to it (nonlinear win); a file that a
+smaller one beats or equals goes (real dominance); a baseline with a hybrid a hair larger and clearly better
+goes (premium); files too close in size to be told apart by users are thinned out (spacing); and what is left
+is checked once more. Every comparison is paired on the same chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mqnative.hybrids.chords import Chord, chord_at, gains
+from mqnative.hybrids.contrast import Contest, judge_together
+from mqnative.hybrids.entries import Entry, anchors_of, in_order, undominated
+from mqnative.hybrids.thinning import least_worth, too_close
+from mqnative.hybrids.verdicts import Kept, Removal, Removed, Survivor, difference_text
+from mqnative.measure.uncertainty import Estimate
+
+PREMIUM_SHARE = 0.01
+SPACING = 0.05
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How entries are judged.
+
+    Attributes:
+        premium: how much larger, as a share, a hybrid may be that takes a baseline's place.
+        spacing: files whose sizes differ by a smaller share are too close.
+        most: at most so many files; None for any number.
+        original_bytes: of the unquantized model.
+    """
+
+    premium: float = PREMIUM_SHARE
+    spacing: float = SPACING
+    most: int | None = None
+    original_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is published and what is not.
+
+    Attributes:
+        survivors: in order of size, the smallest first.
+        removed: in the order of the decisions.
+        anchors: baselines that no other baseline beats: the ends of chords.
+        critical: half of a simultaneous 95 % interval of pairs, in standard errors.
+        n_comparisons: pairs judged together.
+    """
+
+    survivors: tuple[Survivor, ...]
+    removed: tuple[Removal, ...]
+    anchors: tuple[str, ...]
+    critical: float
+    n_comparisons: int
+
+
+def choose_survivors(entries: Sequence[Entry], rules: Rules | None = None) -> Table:
+    """Judge entries; nothing depends on their order.
+
+    Args:
+        entries: by distinct names, scored on the same chunks.
+        rules: how.
+    """
+    if len({e.name for e in entries}) < len(entries):
+        raise ValueError("expected each file once")
+    return _Judge(entries, rules or Rules()).table()
+
+
+class _Judge:
+    """One run over the entries; `_removed` grows, `_kept` shrinks."""
+
+    def __init__(self, entries: Sequence[Entry], rules: Rules) -> None:
+        self._rules = rules
+        self._entries = {e.name: e for e in sorted(entries, key=in_order)}
+        self._contest = Contest({n: e.klds for n, e in self._entries.items()})
+        self._anchors = anchors_of(self._entries.values(), self._contest)
+        self._removed: dict[str, Removal] = {}
+        self._kept = list(self._entries.values())
+        self._chords: dict[str, tuple[Chord, Estimate]] = {}
+
+    def table(self) -> Table:
+        self._exclude()
+        self._judge_chords()
+        self._below_chords()
+        self._dominance("STRICT_DOMINANCE")
+        self._premium()
+        self._space()
+        self._dominance("FINAL_DOMINANCE")
+        self._collapse()
+        survivors = self._survivors()
+        return Table(
+            survivors,
+            tuple(self._removed.values()),
+            tuple(a.name for a in self._anchors),
+            self._contest.critical,
+            self._contest.n_comparisons,
+        )
+
+    def _remove(self, removal: Removal) -> None:
+        self._removed[removal.name] = removal
+        self._kept = [e for e in self._kept if e.name != removal.name]
+
+    def _exclude(self) -> None:
+        for entry in list(self._kept):
+            if entry.excluded is not None:
+                reason, said = entry.excluded
+                self._remove(Removal(entry.name, reason, None, said))  # type: ignore[arg-type]
+
+    def _dominance(self, reason: Removed) -> None:
+        _, beaten = undominated(self._kept, self._contest)
+        for entry, winner in beaten:
+            tie = self._contest.verdict(winner.name, entry.name) == "tie"
+            less = _less(entry.size_bytes, winner.size_bytes)
+            lower = difference_text(self._contest.difference(entry.name, winner.name))
+            said = f"{winner.name} is {'as good' if tie else 'better'} at {less}: KLD {lower} lower"
+            if tie:
+                said += ", which is a tie, and ties go to the smaller file"
+            why: Removed = "TIE_SMALLER" if tie and reason == "STRICT_DOMINANCE" else reason
+            self._remove_for(entry, winner, why, said)
+
+    def _judge_chords(self) -> None:
+        """The chords of all hybrids that are left, as one family."""
+        points = [a.point for a in self._anchors]
+        chords = {
+            e.name: chord
+            for e in self._kept
+            if not e.is_baseline
+            and (chord := chord_at(e.size_bytes, points, self._rules.original_bytes)) is not None
+        }
+        family = judge_together(self._contest.klds, [c.against(name) for name, c in chords.items()])
+        self._chords = dict(zip(chords, zip(chords.values(), family.estimates, strict=True), strict=True))
+
+    def _is_below_chord(self, name: str) -> bool:
+        return name in self._chords and self._chords[name][1].ci95[1] < 0
+
+    def _premium(self) -> None:
+        for base in [e for e in self._kept if e.is_baseline]:
+            most = base.size_bytes * (1.0 + self._rules.premium)
+            near = [
+                e
+                for e in self._kept
+                if not e.is_baseline
+                and base.size_bytes < e.size_bytes <= most
+                and self._contest.verdict(e.name, base.name) == "better"
+                and self._is_below_chord(e.name)
+            ]
+            if not near:
+                continue
+            winner = min(near, key=lambda e: (e.point.kld, e.size_bytes, e.name))
+            lower = difference_text(self._contest.difference(base.name, winner.name))
+            more = 100.0 * (winner.size_bytes / base.size_bytes - 1.0)
+            said = f"{winner.name} is {more:.2f} % larger and its KLD {lower} lower, below the chord"
+            self._remove_for(base, winner, "NEAR_BASELINE_PREMIUM", said)
+
+    def _below_chords(self) -> None:
+        for entry in [e for e in self._kept if not e.is_baseline and not e.is_asked]:
+            if self._is_below_chord(entry.name):
+                continue
+            if entry.name not in self._chords:
+                self._remove(Removal(entry.name, "NO_CHORD", None, "there is no larger file to compare with"))
+                continue
+            chord, found = self._chords[entry.name]
+            self._remove(
+                Removal(
+                    entry.name,
+                    "NOT_BELOW_CHORD",
+                    None,
+                    f"KLD minus {_chord(chord)} is {difference_text(found)}, not below it beyond doubt",
+                    found,
+                )
+            )
+
+    def _space(self) -> None:
+        while (near := too_close(self._kept, self._rules.spacing)) is not None:
+            loser, winner = near
+            apart = 100.0 * abs(loser.size_bytes / winner.size_bytes - 1.0)
+            said = f"only {apart:.1f} % of size from {winner.name}, which gains more over its neighbours"
+            self._remove_for(loser, winner, "SPACING", said)
+
+    def _collapse(self) -> None:
+        most = self._rules.most
+        while most is not None and len(self._kept) > max(most, 1):
+            loser, winner = least_worth(self._kept)
+            said = f"of more than {most} files it gains least; {winner.name} is nearest"
+            self._remove_for(loser, winner, "COLLAPSE", said)
+
+    def _remove_for(self, loser: Entry, winner: Entry, reason: Removed, said: str) -> None:
+        found = self._contest.difference(loser.name, winner.name)
+        more = loser.size_bytes - winner.size_bytes
+        self._remove(Removal(loser.name, reason, winner.name, said, found, more))
+
+    def _survivors(self) -> tuple[Survivor, ...]:
+        kept = sorted(self._kept, key=in_order)
+        names = {e.name for e in kept}
+        replaced: dict[str, list[Entry]] = {name: [] for name in names}
+        for removal in self._removed.values():
+            entry, heir = self._entries[removal.name], _follow(removal.by, self._removed)
+            if entry.is_baseline and heir in replaced:
+                replaced[heir].append(entry)
+        worth = gains([e.point for e in kept])
+        found = []
+        for entry in kept:
+            mine = sorted(replaced[entry.name], key=in_order)
+            found.append(replace(self._survivor(entry, mine), gain=worth[entry.name]))
+        return tuple(found)
+
+    def _survivor(self, entry: Entry, replaced: Sequence[Entry]) -> Survivor:
+        names = tuple(e.name for e in replaced)
+        if entry.is_baseline:
+            said = "no file of at most its size is better or as good"
+            return Survivor(entry.name, "NOT_BEATEN", names, said)
+        chord, found = self._chords.get(entry.name, (None, None))
+        reason: Kept
+        if any(e.size_bytes >= entry.size_bytes for e in replaced):
+            reason = "REPLACES_BASELINE"
+            said = f"in place of {_listed(names)} at no more bytes"
+        elif replaced:
+            reason = "NEAR_BASELINE_PREMIUM"
+            said = f"in place of {_listed(names)}, a little larger and much better"
+        elif self._is_below_chord(entry.name):
+            reason, said = "NONLINEAR_WIN", "a better trade than the files next to it"
+        else:
+            reason, said = "ASKED_SIZE", "of a size that was asked for"
+        if chord is None or found is None:
+            return Survivor(entry.name, reason, names, said)
+        if chord.kld > 0:
+            said += f"; {100.0 * (1.0 - entry.point.kld / chord.kld):.0f} % below {_chord(chord)}"
+        return Survivor(entry.name, reason, names, said, found, chord.kld, (chord.below, chord.above))
+
+
+def _follow(name: str | None, removed: dict[str, Removal]) -> str | None:
+    """Who has the place in the end."""
+    seen = set()
+    while name is not None and name in removed and name not in seen:
+        seen.add(name)
+        name = removed[name].by
+    return name
+
+
+def _chord(chord: Chord) -> str:
+    if chord.below == chord.above:
+        return f"that of {chord.below}, the smallest baseline"
+    return f"the chord from {chord.below} to {chord.above or 'the original'}"
+
+
+def _less(large: int, small: int) -> str:
+    if large == small:
+        return "the same bytes"
+    return f"{100.0 * (1.0 - small / large):.1f} % fewer bytes"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
