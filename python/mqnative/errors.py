@@ -116,6 +116,14 @@ class ParityError(MQNativeError, ValueError):
     got: str | None
 
 
+class BaselineError(MQNativeError, ValueError):
+    """Baselines that cannot be judged: too few, two of one name, or a provider that does not exist."""
+
+    provider: str | None
+    name: str | None
+    exit_code: ClassVar[int] = 2
+
+
 class TextError(MQNativeError, ValueError):
     """A text is empty, unreadable or too short for the measurement asked for."""
 

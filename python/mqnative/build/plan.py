@@ -151,6 +151,7 @@ def plan_build(
     imatrix_name: str = "",
     source_hash: str = "",
     allow_requantize: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> BuildPlan:
     """Plan the file that ``recipe`` makes of ``file``.
 
@@ -162,6 +163,7 @@ def plan_build(
         source_hash: `identify(file).model`, for the metadata. A plan without it has the same size, but its file
             could not be told from that of another model of the same shape.
         allow_requantize: accept tensors that are quantized already.
+        labels: further texts for the metadata, under keys of ours.
 
     Raises:
         RecipeError: the recipe does not fit the model.
@@ -197,6 +199,7 @@ def plan_build(
     ftype = nearest_preset(file, {t.name: t.qtype for t in chosen}, bpw, with_imatrix=imatrix is not None)
     metadata = _metadata(file, chosen, ftype, imatrix, imatrix_name)
     metadata["mqnative.source.sha256"] = MetaValue.string(source_hash or _UNKNOWN_HASH)
+    metadata |= {key: MetaValue.string(text) for key, text in (labels or {}).items()}
     layout = GGUFLayout.plan(metadata, [(t.name, t.shape, qtype(t.qtype)) for t in chosen])
     return BuildPlan(file.path, chosen, layout, ftype, imatrix)
 

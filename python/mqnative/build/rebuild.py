@@ -130,6 +130,7 @@ def plan_rebuild(
         imatrix_name="" if manifest.imatrix is None else manifest.imatrix.name,
         source_hash=identity.model,
         allow_requantize=manifest.allow_requantize,
+        labels=_labels(manifest),
     )
     if plan.file_bytes != manifest.size_bytes:
         raise ManifestError(
@@ -166,6 +167,17 @@ def _imatrix(wanted: ImatrixRef | None, path: Path | None) -> Imatrix | None:
     # Labels are no part of the hash, and the header tells them.
     datasets = (wanted.dataset,) if wanted.dataset else ()
     return replace(found, datasets=datasets, chunk_count=wanted.chunk_count)
+
+
+def _labels(manifest: Manifest) -> dict[str, str]:
+    """Texts that the writer put into the metadata besides."""
+    labels = manifest.extra.get("labels", {})
+    if not isinstance(labels, Mapping) or not all(
+        isinstance(key, str) and key.startswith("mqnative.") and isinstance(text, str)
+        for key, text in labels.items()
+    ):
+        raise ManifestError("labels is an object of texts under keys that begin with mqnative.", key="labels")
+    return dict(labels)
 
 
 def check_rebuilt(manifest: Manifest, output: Path) -> str:
