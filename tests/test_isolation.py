@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mqnative.errors import InfeasibleBudgetError
 from mqnative.hybrids.chords import Point
@@ -93,6 +95,35 @@ def test_what_lies_far_above_the_chord_of_two_others_is_a_bad_trade() -> None:
     assert choices["bad"].against == ("Q3_K", "Q8_0")
     near = [sample("Q8_0", 100, 0.0001), sample("fair", 60, 0.0125), sample("Q3_K", 40, 0.018)]
     assert bans(near)["fair"] is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(100, 5000), st.floats(1e-5, 0.3)),
+        min_size=1,
+        max_size=12,
+        unique_by=lambda p: p[0],
+    )
+)
+def test_every_ban_can_be_checked_by_its_numbers(points: list[tuple[int, float]]) -> None:
+    samples = {f"p{i}": sample(f"p{i}", size, kld) for i, (size, kld) in enumerate(points)}
+    choices = prune(list(samples.values()))
+    assert [c.name for c in choices] == list(samples)
+    assert any(c.ban is None for c in choices)
+    for c in choices:
+        own = samples[c.name]
+        if c.ban == "HARD_DAMAGE":
+            assert own.damage.ci95[0] >= 0.1
+        elif c.ban == "DOMINANCE":
+            other = samples[c.against[0]]
+            assert other.pattern.size_bytes <= own.pattern.size_bytes
+            assert other.klds.mean() <= own.klds.mean()
+        elif c.ban == "BAD_TRADE":
+            low, high = (samples[name] for name in c.against)
+            assert low.pattern.size_bytes < own.pattern.size_bytes < high.pattern.size_bytes
+            assert c.difference is not None
+            assert c.difference.ci95[0] > 0
 
 
 def test_what_more_text_could_decide_is_named() -> None:

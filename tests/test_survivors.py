@@ -129,6 +129,14 @@ def test_a_size_that_was_asked_for_stays() -> None:
     assert "a" in [s.name for s in table.survivors]
 
 
+def test_a_size_that_was_asked_for_gives_way_to_what_is_better_but_not_to_a_tie() -> None:
+    asked = entry("a", 6000, 0.0017, is_asked=True)
+    tied = Entry("t", 5990, asked.klds * np.linspace(0.99, 1.0101, N_CHUNKS), False)
+    assert "a" in [s.name for s in choose_survivors([*BASELINES, asked, tied]).survivors]
+    better = entry("b", 5990, 0.0012)
+    assert "a" not in [s.name for s in choose_survivors([*BASELINES, asked, better]).survivors]
+
+
 def test_collapse_leaves_so_many() -> None:
     for most in (1, 2, 3):
         table = choose_survivors([*BASELINES, entry("h", 6000, 0.002)], Rules(most=most))

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "frontier": ("mqnative.app.frontier:frontier", "Show size against damage, with its knee."),
     "eval": ("mqnative.app.eval:evaluate_command", "Measure perplexity and KL divergence."),
     "compare": ("mqnative.app.compare:compare", "Compare files with the unquantized model and each other."),
+    "hybrids": ("mqnative.app.hybrids:hybrids", "Mix, judge and publish the files worth their size."),
     "clone": ("mqnative.app.clone:clone", "Build and verify another model's mix on a finetune."),
     "learn": ("mqnative.app.learn:learn", "Learn the types of others' files, by tensor and by group."),
     "name": ("mqnative.app.name:name", "Read and write the names of mixes."),

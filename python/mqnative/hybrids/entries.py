@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mqnative.hybrids.chords import Point
 from mqnative.hybrids.contrast import Contest, F64Vector
+from mqnative.hybrids.verdicts import Removed
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Entry:
     klds: F64Vector
     is_baseline: bool
     is_asked: bool = False
-    excluded: tuple[str, str] | None = None
+    excluded: tuple[Removed, str] | None = None
 
     @property
     def point(self) -> Point:
@@ -46,7 +47,9 @@ def undominated(entries: Sequence[Entry], contest: Contest) -> tuple[list[Entry]
     kept: list[Entry] = []
     beaten = []
     for entry in sorted(entries, key=in_order):
-        winners = [k for k in kept if contest.verdict(k.name, entry.name) != "worse"]
+        # A size that was asked for is given up only for what is better.
+        enough = ("better",) if entry.is_asked else ("better", "tie")
+        winners = [k for k in kept if contest.verdict(k.name, entry.name) in enough]
         if winners:
             beaten.append((entry, min(winners, key=_best)))
         else:

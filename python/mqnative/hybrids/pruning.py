@@ -1,9 +1,8 @@
 """Which patterns of a group the search need not look at, each with its numbers and its reason.
 
 Hard damage: alone worse than a whole mix may be. Dominance: another pattern of no more bytes is better, or as
-good and smaller. Bad trade: far above the straight line between two other patterns at its bytes, so that
-their neighbours in other groups always offer more. What is left still holds every point that a solver would
-use; the rules only say early what it would find.
+good and smaller. Bad trade: far above the straight line between two other patterns at its bytes. The lower
+convex hull of a group, which is what budgets are spent on, loses nothing but what is hard damage.
 """
 
 from __future__ import annotations

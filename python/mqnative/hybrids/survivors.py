@@ -108,7 +108,7 @@ class _Judge:
         for entry in list(self._kept):
             if entry.excluded is not None:
                 reason, said = entry.excluded
-                self._remove(Removal(entry.name, reason, None, said))  # type: ignore[arg-type]
+                self._remove(Removal(entry.name, reason, None, said))
 
     def _dominance(self, reason: Removed) -> None:
         _, beaten = undominated(self._kept, self._contest)

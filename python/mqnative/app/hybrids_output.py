@@ -1,0 +1,74 @@
+"""What ``mqnative hybrids`` prints besides its tables: JSON, the call itself, the plan."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mqnative.app.output import console, print_json
+from mqnative.formats.gguf import GGUFFile
+from mqnative.jobs.hybrids.ground import check_sizes
+from mqnative.jobs.hybrids.request import PRESETS, HybridOptions
+from mqnative.jobs.hybrids.run import Finished
+from mqnative.jobs.hybrids.steps import plan_steps
+
+
+def release_json(done: Finished, output: Path) -> dict[str, Any]:
+    """What ``hybrids --json`` prints of a finished release."""
+    paths = ("model_path", "manifest_path")
+    survivors = [{**s, **{key: str(output / s[key]) for key in paths}} for s in done.manifest["survivors"]]
+    report = done.report.to_json()
+    return {
+        "survivors": survivors,
+        "removed": [b for b in report["baselines"] if b["reason"]],
+        "baselines": report["baselines"],
+        "isolation": report["isolation"],
+        "notes": report["notes"],
+        "steps": report["steps"],
+        "manifest_path": str(output / "manifest.json"),
+        "report_path": str(output / "report.html"),
+        "card_path": str(output / "README.md"),
+        "files": [str(output / name) for name in done.manifest["files"]],
+        "launch_flags": [],
+        "reused": done.reused,
+    }
+
+
+def command_text(model: Path, calib: Path | None, evaluation: Path | None, options: HybridOptions) -> str:
+    """The call as reports show it, with file names instead of paths."""
+    parts = [f"mqnative hybrids {model.name}"]
+    parts += [] if calib is None else [f"--calib {calib.name}"]
+    parts += [] if evaluation is None else [f"--eval {evaluation.name}"]
+    parts += [f"--external {e.path.name}" for e in options.externals]
+    parts += [f"--presets {','.join(options.presets)}"] if options.presets != PRESETS else []
+    parts += [f"--sizes {','.join(map(str, options.sizes))}"] if options.sizes else []
+    parts += [f"--types {','.join(options.targets)}"] if options.targets else []
+    parts += list(options.constraints.texts)
+    parts += [] if options.collapse is None else [f"--collapse {options.collapse}"]
+    parts += [] if options.max_bytes is None else [f"--max-bytes {options.max_bytes}"]
+    parts += [f"--providers {','.join(options.providers)}"] if options.providers else []
+    parts += [
+        f"--ctx {options.n_ctx} --probe-chunks {options.probe_chunks}",
+        f"--select-chunks {options.select_chunks} --refine {options.refine_rounds} -o OUT",
+    ]
+    return " ".join(parts)
+
+
+def print_plan(model: Path, options: HybridOptions, *, as_json: bool) -> None:
+    """Print the steps of a run on a GGUF with their units."""
+    with GGUFFile.open(model) as file:
+        check_sizes(file, options)
+        steps = plan_steps(file, options)
+    if as_json:
+        print_json({"steps": [asdict(s) for s in steps]})
+        return
+    table = Table("step", box=None)
+    table.add_column("about", justify="right")
+    table.add_column("unit")
+    table.add_column("what")
+    for s in steps:
+        table.add_row(s.name, f"{s.n_units:,.0f}", s.unit, s.says)
+    console().print(table)

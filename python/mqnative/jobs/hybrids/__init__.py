@@ -1,0 +1,1 @@
+"""The job of ``mqnative hybrids``: baselines, isolation, candidates, survivors, release."""
