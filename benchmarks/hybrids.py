@@ -3,9 +3,10 @@
     python benchmarks/hybrids.py FOLDER [--models a,b] [--parts table,rivals,repeat,claim] [--out DIR]
 
 FOLDER holds *-bf16.gguf, text/calib.txt, text/eval.txt and rivals.json, which has what others reach on the
-whole of eval.txt. Sizes of the rivals are asked for, so that there is a file at each. Everything goes through
-the store: a stopped run goes on. Parts: the release itself; its files against rivals on all of eval.txt; the
-isolation table on two disjoint halves of the probe text; whether Q6_K beats Q8_0 on some tensors.
+whole of eval.txt. Baselines are the presets of rivals.json, whose sizes are asked for, so that there is a
+file at each. Everything goes through the store: a stopped run goes on. Parts: the release itself; its files
+against rivals on all of eval.txt; the isolation table on two disjoint halves of the probe text; whether Q6_K
+beats Q8_0 on some tensors.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def main() -> None:
         if arguments.models and name not in arguments.models.split(","):
             continue
         rows = rivals[name]["rows"]
-        options = HybridOptions(sizes=tuple(sorted({r["size_bytes"] for r in rows if r["kind"] == "preset"})))
+        presets = [r for r in rows if r["kind"] == "preset"]
+        options = HybridOptions(
+            presets=tuple(r["name"] for r in presets), sizes=tuple(sorted({r["size_bytes"] for r in presets}))
+        )
         parts = arguments.parts.split(",")
         out = arguments.out / name
         out.parent.mkdir(parents=True, exist_ok=True)

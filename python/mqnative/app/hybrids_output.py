@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mqnative.app.models import shown_model
 from mqnative.app.output import console, print_json
 from mqnative.formats.gguf import GGUFFile
 from mqnative.jobs.hybrids.ground import check_sizes
@@ -39,7 +40,7 @@ def release_json(done: Finished, output: Path) -> dict[str, Any]:
 
 def command_text(model: Path, calib: Path | None, evaluation: Path | None, options: HybridOptions) -> str:
     """The call as reports show it, with file names instead of paths."""
-    parts = [f"mqnative hybrids {model.name}"]
+    parts = [f"mqnative hybrids {shown_model(model)}"]
     parts += [] if calib is None else [f"--calib {calib.name}"]
     parts += [] if evaluation is None else [f"--eval {evaluation.name}"]
     parts += [f"--external {e.path.name}" for e in options.externals]
