@@ -32,6 +32,8 @@ from mqnative.jobs.damages import (
     measured_of,
     plan_measures,
 )
+from mqnative.jobs.fit import Fit
+from mqnative.jobs.known import damages_of
 from mqnative.measure.parts import Parts
 from mqnative.measure.probes import probe_until
 from mqnative.measure.stored_scores import mix_means
@@ -60,7 +62,7 @@ class Ways:
     def all(self) -> Parts:
         run, parts, study = self.run, self.parts, self.study
         measured = run.measure(parts)
-        solved = run.choose(measured)
+        solved = self._fit(measured)
         probes = sum(map(len, measured.probes.values()))
         refined, steps = run.refine(parts, measured, solved)
         chunks = parts.probe.head(10).n_chunks
@@ -86,7 +88,10 @@ class Ways:
         self.found[way], self.passes[way] = dict(types), passes
 
     def _solve(self, way: str, measured: Measured, passes: int) -> None:
-        self._add(way, self.run.choose(measured).plan.types, passes)
+        self._add(way, self._fit(measured).plan.types, passes)
+
+    def _fit(self, measured: Measured) -> Fit:
+        return self.run.choose(self.parts, {"imatrix": damages_of(measured)}).fit
 
     def _probes(self, plan: MeasurePlan, qtype: str) -> dict[Pair, np.ndarray]:
         text = self.parts.probe.head(self.run.options.probe_chunks)

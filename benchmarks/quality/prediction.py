@@ -23,6 +23,7 @@ from mqnative.app.output import ProgressMonitor
 from mqnative.core.info import build_info
 from mqnative.jobs.auto import Options, Run
 from mqnative.jobs.damages import Measured
+from mqnative.jobs.known import damages_of
 from mqnative.jobs.linking import damage_sum, predicted_kld, random_mix
 from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.study import Study
@@ -67,7 +68,8 @@ def cells(study: Study, texts: Path, n_mixes: int, n_chunks: int) -> Iterator[Ce
         run = Run(study, Options(bpw=budget, compute=study.compute), study.monitor)
         parts = run.parts(texts / "calib.txt", texts / "eval.txt")
         measured = run.measure(parts)
-        link = run.link(parts, measured, run.choose(measured))
+        chosen = run.choose(parts, {"imatrix": damages_of(measured)})
+        link = run.link(parts, measured, chosen.fit)
         mixes = {str(i): random_mix(measured, levels[i], _SEED + i) for i in near}
         means = mix_means(study, "mixes", parts.held_out.head(n_chunks), mixes, measured.importances)
         for i in near:
