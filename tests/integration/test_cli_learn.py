@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli_process import FAILED, USAGE, mqnative, succeed
+from hub_server import HubServer
 from mqnative.builtin import MODEL
 from mqnative.core.presets import preset_types, presets
 from tiny_models import TinyModels
@@ -88,3 +90,46 @@ def test_an_existing_recipe_is_kept_until_force(theirs: Path, tmp_path: Path) ->
     assert recipe.read_text(encoding="utf-8") == "mine"
     succeed("learn", theirs, "-o", recipe, "--force")
     assert recipe.read_text(encoding="utf-8").startswith("mqnative: recipe/1")
+
+
+@pytest.fixture
+def repository(theirs: Path, tmp_path: Path) -> Iterator[tuple[HubServer, dict[str, str]]]:
+    """Two files of somebody's on a hub, and how to reach it."""
+    other = tmp_path / "Tiny-Q8_0.gguf"
+    succeed("build", MODEL, "--preset", "Q8_0", "-o", other)
+    with HubServer() as hub:
+        hub.add("somebody/Tiny-GGUF", {theirs.name: theirs, other.name: other})
+        home = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}
+        yield hub, home | {"HF_TOKEN": "", "HF_HUB_OFFLINE": ""}
+
+
+def test_files_on_the_hub_are_learned_from_their_headers(
+    repository: tuple[HubServer, dict[str, str]], theirs: Path, tmp_path: Path
+) -> None:
+    hub, env = repository
+    here = succeed("learn", theirs, "--json").json
+    recipe = tmp_path / "recipe.yaml"
+    call = ("learn", f"somebody/Tiny-GGUF/{theirs.name}", "-o", recipe, "--json")
+    there = mqnative(*call, env=env)
+    assert there.code == 0, there.err
+    assert (here["provider"], there.json["provider"]) == ("mqnative", "mqnative")
+    same = ("name", "file", "file_sha256", "architecture", "groups", "tensors", "tensor_bytes")
+    assert {k: there.json[k] for k in same} == {k: here[k] for k in same}
+    assert recipe.is_file()
+    # The header, and not the weights behind it.
+    assert 0 < hub.sent_bytes < theirs.stat().st_size
+
+
+def test_a_whole_repository_is_listed(
+    repository: tuple[HubServer, dict[str, str]], theirs: Path, tmp_path: Path
+) -> None:
+    _, env = repository
+    every = mqnative("learn", "somebody/Tiny-GGUF", "--json", env=env)
+    assert [f["file"] for f in every.json["files"]] == ["Tiny-Q8_0.gguf", theirs.name]
+    assert "UD-Q4_K_XL" in mqnative("learn", "somebody/Tiny-GGUF", env=env).out
+    which = mqnative("learn", "somebody/Tiny-GGUF", "-o", tmp_path / "r.yaml", env=env)
+    assert which.code == USAGE
+    assert "name one: somebody/Tiny-GGUF/Tiny-Q8_0.gguf" in which.err
+    absent = mqnative("learn", "somebody/Tiny-GGUF/none.gguf", env=env)
+    assert absent.code == FAILED
+    assert "none.gguf" in absent.err

@@ -59,15 +59,20 @@ def learn(
 ) -> None:
     """Read the type of every tensor of FILE, a GGUF by anyone; of a split one give the first part.
 
+    FILE may be on the hub: org/name/file.gguf, or org/name for all of its files. Only headers are read.
+
     The pattern, by tensor and by group, can be built again from our own reference with our own imatrix, and
     is credited to its maker. With --preset, FILE is an unquantized model and nothing is quantized.
     """
-    from mqnative.app.models import local_model
+    from mqnative.app.models import hub_access, local_model
     from mqnative.app.output import print_json
     from mqnative.formats.atomic import check_output
     from mqnative.formats.groups import UserGroup
     from mqnative.formats.recipe import write_recipe
     from mqnative.hybrids.learned import learn_file, learn_preset, learn_presets
+    from mqnative.hybrids.remote import learn_repository
+    from mqnative.source.argument import HubModel, parse_source
+    from mqnative.source.hub import Hub
 
     if preset is not None and (reference is not None or provider is not None):
         raise click.UsageError("a preset is learned for FILE itself; leave out --reference and --provider")
@@ -79,11 +84,26 @@ def learn(
         check_output(output, force=force)
     own = [UserGroup.parse(text) for text in groups]
     reference = None if reference is None else local_model(reference)
+    if preset is not None:
+        file = local_model(file)
+    source = parse_source(file)
     if preset == "all":
-        _presets(file, list(learn_presets(file, with_imatrix=not no_imatrix).values()), as_json=as_json)
+        every = list(learn_presets(file, with_imatrix=not no_imatrix).values())
+        _list(str(file), "presets", every, as_json=as_json)
         return
     if preset is not None:
         config = learn_preset(file, preset, with_imatrix=not no_imatrix, groups=own)
+    elif isinstance(source, HubModel):
+        learned = learn_repository(source, Hub(hub_access()), provider=provider, groups=own)
+        if source.file is None and len(learned) > 1:
+            if output is not None or reference is not None:
+                first = next(iter(learned))
+                raise click.UsageError(
+                    f"{source.repo} holds {len(learned)} files; name one: {source.repo}/{first}"
+                )
+            _list(str(source), "files", list(learned.values()), as_json=as_json)
+            return
+        (config,) = learned.values()
     else:
         config = learn_file(file, provider=provider, groups=own)
     carried, same = _carried(config, reference, missing, extra, base)
@@ -120,15 +140,15 @@ def _warn(config: LearnedConfig) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _presets(file: Path, found: list[LearnedConfig], *, as_json: bool) -> None:
+def _list(where: str, kind: str, found: list[LearnedConfig], *, as_json: bool) -> None:
     from rich.table import Table
 
     from mqnative.app.output import console, print_json, size_text
 
     if as_json:
-        print_json({"model_path": str(file), "presets": [_config(c) for c in found]})
+        print_json({"model_path": where, kind: [_config(c) for c in found]})
         return
-    table = Table("preset", box=None, title=str(file), title_justify="left")
+    table = Table("preset" if kind == "presets" else "mix", box=None, title=where, title_justify="left")
     table.add_column("tensor data", justify="right")
     table.add_column("types")
     for c in sorted(found, key=lambda c: -c.tensor_bytes):
