@@ -43,6 +43,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "name": ("mqnative.app.name:name", "Read and write the names of mixes."),
     "build": ("mqnative.app.build:build", "Write the GGUF that a recipe describes."),
     "publish": ("mqnative.app.publish:publish", "Upload a finished folder to the hub, with a model card."),
+    "report": (
+        "mqnative.app.report:report",
+        "Write a finished job's report: HTML, Markdown, plots, JSON.",
+    ),
+    "ui": ("mqnative.app.ui.command:ui", "Open the page: look, edit, build, compare."),
 }
 
 # Click's mark for a paragraph whose lines stay as they are.

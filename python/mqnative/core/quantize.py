@@ -368,7 +368,14 @@ def error_quantiles(histogram: npt.NDArray[np.uint64], fractions: Sequence[float
         return tuple(0.0 for _ in fractions)
     below = np.cumsum(histogram[filled])
     ranks = np.maximum(1, np.ceil(np.array(fractions) * float(below[-1])))
-    bins = filled[np.minimum(np.searchsorted(below, ranks), len(filled) - 1)].astype(np.uint32)
-    shift = core().error_bin_shift
-    low, high = ((b << shift).astype(np.uint32).view(np.float32).astype(np.float64) for b in (bins, bins + 1))
+    low, high = error_bin_edges(filled[np.minimum(np.searchsorted(below, ranks), len(filled) - 1)])
     return tuple(float(np.sqrt(a * b)) for a, b in zip(low, high, strict=True))
+
+
+def error_bin_edges(
+    bins: npt.NDArray[np.intp],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The lowest and the highest |d| of bins of `RowErrors.histogram`."""
+    shift, first = core().error_bin_shift, bins.astype(np.uint32)
+    edges = [(b << shift).astype(np.uint32).view(np.float32).astype(np.float64) for b in (first, first + 1)]
+    return edges[0], edges[1]

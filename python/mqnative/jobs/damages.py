@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mqnative.build.plan import ModelTensor, model_tensors
+from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix
 from mqnative.jobs.candidates import Importances, all_targets, candidate_types, importances_of
 from mqnative.jobs.places import places_of
@@ -113,7 +114,19 @@ def plan_measures(
         anchor: the type to probe at; falls back as any type does.
         lossless: whether one tensor of every layer or every tensor is probed at `LOSSLESS` types.
     """
-    tensors = model_tensors(study.file)
+    return plan_of_file(study.file, imatrix, targets, anchor, lossless=lossless)
+
+
+def plan_of_file(
+    file: GGUFFile,
+    imatrix: Imatrix | None,
+    targets: tuple[str, ...],
+    anchor: str,
+    *,
+    lossless: Literal["layers", "tensors"] = "layers",
+) -> MeasurePlan:
+    """`plan_measures` of an open model."""
+    tensors = model_tensors(file)
     importances = importances_of(tensors, imatrix)
     candidates = candidate_types(tensors, importances, targets or all_targets())
     anchors = {
@@ -186,7 +199,12 @@ def measured_of(
 
 def measured_fast(study: Study, plan: MeasurePlan, sweeps: dict[str, TensorSweep]) -> Measured:
     """The damage table that weight errors and priors give, nothing having been run."""
-    where = places_of(study.file, list(plan.candidates))
+    return fast_of_file(study.file, plan, sweeps)
+
+
+def fast_of_file(file: GGUFFile, plan: MeasurePlan, sweeps: dict[str, TensorSweep]) -> Measured:
+    """`measured_fast` of an open model."""
+    where = places_of(file, list(plan.candidates))
     table = fast_table(list(curves_of(plan, sweeps).values()), where)
     kept = _wanted(plan, table)
     at_anchor = _at_anchor(plan, table)

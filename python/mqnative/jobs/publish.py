@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from mqnative.core.presets import presets
 from mqnative.formats.atomic import write_text_atomic
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.manifest import Manifest, write_manifest
-from mqnative.formats.qtypes import qtype
 from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.frontier_facts import frontier_facts
@@ -25,13 +22,12 @@ from mqnative.jobs.presets import STANDARD
 from mqnative.jobs.refinement import Step
 from mqnative.jobs.request import OutputFolder
 from mqnative.jobs.tell import choice_facts, interval
+from mqnative.jobs.tensor_rows import tensor_row
 from mqnative.jobs.verify import Judged
 from mqnative.report.html import to_html
 from mqnative.report.jsonform import to_json
 from mqnative.report.markdown import to_markdown
-from mqnative.report.summary import CurvePoint, Figures, MixRow, Report, StepTime, TensorRow
-
-_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+from mqnative.report.summary import Figures, LinkRow, MixRow, Report, StepTime, TensorRow
 
 
 def publish(
@@ -140,6 +136,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
         gap=outcome.fit.solution.gap if outcome.fit.solution.method.startswith("exact") else None,
         choice=choice_facts(outcome.chosen, outcome.explanation, _asked(outcome)),
         frontier=frontier_facts(outcome.curve, lambda damage: kld_of(damage, outcome.link, measured.floor)),
+        link=LinkRow(outcome.link.slope, outcome.link.intercept, outcome.link.spread, measured.floor),
     )
 
 
@@ -219,37 +216,9 @@ def figures_of(judged: Judged) -> Figures:
 
 
 def _tensor_row(tensor: PlannedTensor, measured: Measured) -> TensorRow:
-    block = _BLOCK.match(tensor.name)
-    role = (block.group(2) if block else tensor.name).removesuffix(".weight")
-    by_type = measured.table.get(tensor.name, {})
-    chosen = by_type.get(tensor.qtype)
-    return TensorRow(
-        tensor.name,
-        int(block.group(1)) if block else None,
-        role,
-        tensor.shape,
-        math.prod(tensor.shape),
-        tensor.source_type,
-        tensor.qtype,
-        tensor.size_bytes,
-        0.0 if chosen is None else chosen.mean,
-        _percentile(tensor.name, measured),
-        tuple(
-            CurvePoint(t, qtype(t).bpw, d.mean, *interval(d), measured=(tensor.name, t) in measured.probes)
-            for t, d in by_type.items()
-        ),
+    return tensor_row(
+        tensor.name, tensor.shape, tensor.source_type, tensor.qtype, tensor.size_bytes, measured
     )
-
-
-def _percentile(name: str, measured: Measured) -> float | None:
-    """Where the tensor's importance lies within the model, 0 to 100."""
-    if measured.importances.get(name) is None:
-        return None
-    values = [s.importance for n, s in measured.sweeps.items() if measured.importances.get(n) is not None]
-    own = measured.sweeps[name].importance if name in measured.sweeps else None
-    if own is None or len(values) < 2:
-        return None
-    return 100.0 * sum(v < own for v in values) / (len(values) - 1)
 
 
 def step_row(timed: Timed) -> StepTime:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.mixes import ChunkResult, VariantPool, score_mixes
-from mqnative.measure.score_rows import ScoreRow, ScoreRows, token_scores
+from mqnative.measure.score_rows import SCORE_VERSION, ScoreRow, ScoreRows, token_scores
 from mqnative.measure.scores import TokenScores
 from mqnative.measure.study import Study
 from mqnative.source.encoded import weights_hash
+from mqnative.store import Store
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
 Mix = Mapping[str, str]
@@ -83,6 +84,39 @@ def unmeasured(
     mixes = {_pair_name(pair): {pair[0]: pair[1]} for pair in pairs}
     missing = Counter(name for name, _ in _rows(study, "probe", corpus, mixes, importances).missing())
     return {pair: missing[_pair_name(pair)] for pair in pairs}
+
+
+def stored_probes(
+    store: Store, model: str, types: Mapping[str, str], importances: Importances
+) -> dict[Pair, npt.NDArray[np.float64]]:
+    """Every probe of a model that the store has; nothing is measured.
+
+    Args:
+        store: where numbers are kept.
+        model: the model's hash.
+        types: tensor -> the type it is stored at.
+        importances: by tensor name; probes with others are left out.
+
+    Returns:
+        (tensor, type) -> mean KLD of each chunk, in no particular order.
+    """
+    weights = {name: weights_hash(w) for name, w in importances.items()}
+    rows = [r for r in store.all_of("probe", model=model) if r.inputs.get("metric_version") == SCORE_VERSION]
+    if not rows:
+        return {}
+    # Figures of another build, or of chunks of another length, do not mix with the newest ones.
+    newest = (rows[-1].inputs["build"], rows[-1].inputs["n_ctx"])
+    found: dict[Pair, list[float]] = {}
+    hashes: dict[Pair, str] = {}
+    for row in rows:
+        if (row.inputs["build"], row.inputs["n_ctx"]) != newest or "tensor" not in row.value:
+            continue
+        pair = (row.value["tensor"], row.value["qtype"])
+        if pair not in hashes:
+            hashes[pair] = _hash_of(types, {pair[0]: pair[1]}, weights) if pair[0] in types else ""
+        if row.inputs["mix"] == hashes[pair]:
+            found.setdefault(pair, []).append(row.value["kld_mean"])
+    return {pair: np.array(klds, np.float64) for pair, klds in found.items()}
 
 
 def _pair_name(pair: Pair) -> str:
@@ -153,10 +187,11 @@ def _results(
 
 def _mix_hash(study: Study, mix: Mix, weights: Mapping[str, str]) -> str:
     """SHA-256 over the tensors that change, their types and the importances they are encoded with."""
-    tensors = study.file.tensors
+    return _hash_of({name: study.file.tensors[name].qtype.name for name in mix}, mix, weights)
+
+
+def _hash_of(types: Mapping[str, str], mix: Mix, weights: Mapping[str, str]) -> str:
     lines = [
-        f"{name}={mix[name]} {weights.get(name, 'none')}"
-        for name in sorted(mix)
-        if mix[name] != tensors[name].qtype.name
+        f"{name}={mix[name]} {weights.get(name, 'none')}" for name in sorted(mix) if mix[name] != types[name]
     ]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

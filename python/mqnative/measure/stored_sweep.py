@@ -14,6 +14,7 @@ from mqnative.measure.sweep import METRIC_VERSION, TOLERANCE
 from mqnative.measure.sweep_model import sweep_model
 from mqnative.measure.weight_error import TensorError, TensorSweep
 from mqnative.source.encoded import weights_hash
+from mqnative.store import Store
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
 
@@ -32,7 +33,10 @@ def sweep(
     """
     with study.lock("errors"):
         found: dict[str, TensorSweep] = {}
-        inputs = {name: _inputs(study, name, importances.get(name), tolerance) for name in targets}
+        inputs = {
+            name: _inputs(study.identity.tensors[name], name, importances.get(name), tolerance)
+            for name in targets
+        }
         for name, types in targets.items():
             rows = study.store.get_many("errors", [inputs[name] | {"qtype": t} for t in types])
             values = [row.value for row in rows if row is not None]
@@ -42,6 +46,36 @@ def sweep(
         if missing:
             found.update(_measure(study, missing, targets, importances, inputs, tolerance))
     return {name: found[name] for name in targets}
+
+
+def stored_sweeps(
+    store: Store,
+    hashes: Mapping[str, str],
+    targets: Mapping[str, Sequence[str]],
+    importances: Importances,
+    *,
+    tolerance: float = TOLERANCE,
+) -> dict[str, TensorSweep]:
+    """What the store has of a sweep; nothing is measured.
+
+    Args:
+        store: where numbers are kept.
+        hashes: tensor -> hash of its bytes.
+        targets: as for `sweep`.
+        importances: as for `sweep`.
+        tolerance: as for `sweep`.
+
+    Returns:
+        Tensors of which something is known, each at the types that are.
+    """
+    found = {}
+    for name, types in targets.items():
+        inputs = _inputs(hashes[name], name, importances.get(name), tolerance)
+        rows = store.get_many("errors", [inputs | {"qtype": t} for t in types])
+        known = [row for row in rows if row is not None]
+        if known:
+            found[name] = _from_rows([row.value for row in known])
+    return found
 
 
 def _measure(
@@ -78,10 +112,10 @@ def _measure(
 
 
 def _inputs(
-    study: Study, name: str, weights: npt.NDArray[np.float32] | None, tolerance: float
+    tensor_hash: str, name: str, weights: npt.NDArray[np.float32] | None, tolerance: float
 ) -> dict[str, Any]:
     return {
-        "tensor": study.identity.tensors[name],
+        "tensor": tensor_hash,
         "name": name,
         "imatrix": weights_hash(weights),
         "tolerance": tolerance,

@@ -123,7 +123,7 @@ class Study:
                 self.store.put("imatrix", inputs, value, data, elapsed_s=time.monotonic() - started)
             else:
                 data = row.data
-        return _imatrix_from(data)
+        return imatrix_from(data)
 
     def lock(self, kind: str) -> AbstractContextManager[None]:
         """Hold one kind of measurement of this model; a second process waits and finds them in the store."""
@@ -150,7 +150,8 @@ def _imatrix_bytes(imatrix: Imatrix) -> bytes:
         return path.read_bytes()
 
 
-def _imatrix_from(data: bytes) -> Imatrix:
+def imatrix_from(data: bytes) -> Imatrix:
+    """The importance matrix of stored bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "imatrix.gguf"
         path.write_bytes(data)

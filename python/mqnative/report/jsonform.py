@@ -17,6 +17,7 @@ from mqnative.report.summary import (
     CurvePoint,
     Figures,
     Interval,
+    LinkRow,
     MixRow,
     Report,
     StepTime,
@@ -30,6 +31,7 @@ _FIGURES = (
     "kld_mean", "kld_se", "kld_median", "kld_p99", "ppl", "ppl_se", "ppl_ratio", "ppl_cor_ln",
     "top1_agreement", "top1_agreement_se",
 )  # fmt: skip
+_LINK = ("slope", "intercept", "spread", "floor")
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "rebuild_command": report.rebuild_command,
         "choice": None if report.choice is None else choice_values(report.choice),
         "frontier": None if report.frontier is None else frontier_values(report.frontier),
+        "link": None if report.link is None else {key: _number(getattr(report.link, key)) for key in _LINK},
     }
 
 
@@ -88,7 +91,16 @@ def from_json(value: Mapping[str, Any]) -> Report:
         gap=source.optional("gap"),
         choice=None if choice is None else read_choice(choice),
         frontier=None if frontier is None else read_frontier(frontier),
+        link=_link(source),
     )
+
+
+def _link(source: JSONObject) -> LinkRow | None:
+    value = source.get("link")
+    if value is None:
+        return None
+    found = JSONObject(value, "link")
+    return LinkRow(**{key: found.number(key) for key in _LINK})
 
 
 def _mix_values(mix: MixRow) -> dict[str, Any]:
@@ -153,6 +165,9 @@ def _tensor_values(tensor: TensorRow) -> dict[str, Any]:
                 "damage_ci95": _interval((p.low, p.high)),
                 "measured": p.measured,
                 "legal": p.legal,
+                "error": _number(p.error),
+                "error_half_width": _number(p.error_half_width),
+                "rmse": _number(p.rmse),
             }
             for p in tensor.curve
         ],
@@ -186,6 +201,9 @@ def _point(source: JSONObject) -> CurvePoint:
         high=high,
         measured=source.flag("measured"),
         legal=source.flag("legal"),
+        error=source.optional("error"),
+        error_half_width=source.optional("error_half_width"),
+        rmse=source.optional("rmse"),
     )
 
 

@@ -7,6 +7,7 @@ order in greyscale and for every kind of colour vision. In the dark theme more b
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 RAMP_LIGHT = (
     "#f8f6d0", "#e2ecb5", "#c6e39f", "#a4db92", "#7cd38d", "#49c98f", "#15bb95", "#0baa99",
@@ -66,9 +67,23 @@ def stylesheet() -> str:
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{cells}\n"
 
 
+def theme_variables(theme: Literal["light", "dark"]) -> str:
+    """One theme's colours as CSS declarations, for pages that switch by themselves."""
+    return _variables(_LIGHT, RAMP_LIGHT) if theme == "light" else _variables(_DARK, RAMP_DARK)
+
+
+def theme_colours(theme: Literal["light", "dark"]) -> dict[str, str]:
+    """One theme's colours by the names of their variables."""
+    return _values(_LIGHT, RAMP_LIGHT) if theme == "light" else _values(_DARK, RAMP_DARK)
+
+
 def _variables(named: dict[str, str], ramp: tuple[str, ...]) -> str:
+    return ";".join(f"--{name}:{colour}" for name, colour in _values(named, ramp).items())
+
+
+def _values(named: dict[str, str], ramp: tuple[str, ...]) -> dict[str, str]:
     values = dict(named)
     for i, colour in enumerate(ramp):
         values[f"q{i}"] = colour
         values[f"t{i}"] = text_on(colour)
-    return ";".join(f"--{name}:{colour}" for name, colour in values.items())
+    return values

@@ -84,6 +84,9 @@ class CurvePoint:
         damage, low, high: predicted KLD with its interval, nats per token.
         measured: whether this point was probed rather than scaled from a probe.
         legal: whether the solver could choose it.
+        error: of the weights, importance-weighted: sum v dW^2 / sum v W^2; None if it was not measured.
+        error_half_width: of its 95 % interval, relative.
+        rmse: of the weights, in their units.
     """
 
     qtype: str
@@ -93,6 +96,9 @@ class CurvePoint:
     high: float
     measured: bool = False
     legal: bool = True
+    error: float | None = None
+    error_half_width: float | None = None
+    rmse: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,22 @@ class TensorRow:
 
 
 @dataclass(frozen=True)
+class LinkRow:
+    """How the sum of the tensors' damages becomes the predicted KLD of a mix.
+
+    Attributes:
+        slope, intercept: KLD = exp(intercept) * sum^slope, nats per token.
+        spread: relative standard deviation of mixes about that.
+        floor: what every mix pays once, because the reference rounds its activations.
+    """
+
+    slope: float
+    intercept: float
+    spread: float
+    floor: float
+
+
+@dataclass(frozen=True)
 class StepTime:
     """How long a step took.
 
@@ -165,6 +187,7 @@ class Report:
         gap: proven bound on how far the predicted damage is from the lowest, relative; None if unproven.
         choice: why the mix is as it is; None if nobody explained it.
         frontier: the best mix of every size; None if nobody asked.
+        link: from damages to KLD; None where none was fitted.
 
     Raises:
         ValueError: there is no mix, or the first one is not the only result.
@@ -183,6 +206,7 @@ class Report:
     gap: float | None = None
     choice: ChoiceFacts | None = None
     frontier: FrontierFacts | None = None
+    link: LinkRow | None = None
 
     def __post_init__(self) -> None:
         kinds = [m.kind for m in self.mixes]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from mqnative.report.numbers import TIMES, plain, typeset
 
 FONT_SIZE = 12.0
+# Of drawings that stand alone; a name, not an address.
+NAMESPACE = "http:" + "//www.w3.org/2000/svg"
 # Smaller values, and those larger than its inverse, are drawn at the end of a logarithmic axis.
 _SMALLEST = 1e-200
 
@@ -113,7 +115,8 @@ class Axis:
         power = math.floor(math.log10(rough))
         tick = next(m for m in (1, 2, 5, 10) if m * 10.0**power >= rough * 0.999)
         first, last = math.ceil(self.low / (tick * 10.0**power)), math.floor(self.high / (tick * 10.0**power))
-        return [float(f"{i * tick}e{power}") for i in range(first, last + 1)]
+        found = [float(f"{i * tick}e{power}") for i in range(first, last + 1)]
+        return [value for value in found if self.low <= value <= self.high]
 
 
 def log_axis(

@@ -79,9 +79,13 @@ def find(database: Database, keys: Sequence[str]) -> dict[str, Measurement]:
     return {measurement.key: measurement for measurement in _parsed(database, found)}
 
 
-def of_kind(database: Database, kind: str) -> list[Measurement]:
-    """All measurements of a kind, oldest first."""
-    return _parsed(database, database.execute(f"{_SELECT} WHERE kind = ? ORDER BY id", (kind,)))
+def of_kind(database: Database, kind: str, inputs: Mapping[str, str]) -> list[Measurement]:
+    """All measurements of a kind, oldest first, whose inputs have these texts."""
+    where, values = "kind = ?", [kind]
+    for field, text in inputs.items():
+        where += " AND json_extract(inputs, ?) = ?"
+        values += [f"$.{field}", text]
+    return _parsed(database, database.execute(f"{_SELECT} WHERE {where} ORDER BY id", values))
 
 
 def count(database: Database, kind: str | None) -> int:

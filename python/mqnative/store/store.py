@@ -98,9 +98,9 @@ class Store:
         found = measurements.find(self._database, keys)
         return [found.get(key) for key in keys]
 
-    def all_of(self, kind: str) -> list[Measurement]:
-        """Every measurement of a kind, oldest first."""
-        return measurements.of_kind(self._database, kind)
+    def all_of(self, kind: str, **inputs: str) -> list[Measurement]:
+        """Every measurement of a kind, oldest first; only those with these texts among their inputs."""
+        return measurements.of_kind(self._database, kind, inputs)
 
     def put(
         self,

@@ -1,0 +1,146 @@
+"""The cards beside the recipe: solve the rest, load and save."""
+
+from __future__ import annotations
+
+from nicegui import ui
+from nicegui.events import UploadEventArguments
+
+from mqnative.app.ui.frame import done, fail, telling
+from mqnative.app.ui.workspace import Session, loaded
+from mqnative.app.views.draft import add_floor, allow, recipe_of, remove_floor, take_recipe, take_types
+from mqnative.app.views.mix import mix_of
+from mqnative.app.views.resolve import budget_of, solve_again
+from mqnative.app.views.structure import all_types
+from mqnative.errors import MQNativeError
+from mqnative.formats.recipe import Recipe, format_recipe, parse_recipe
+from mqnative.formats.tensor_types import format_tensor_types, parse_tensor_types
+
+_METHODS = {"exact": "exact (proven)", "greedy": "greedy", "knee": "each tensor's knee", "bins": "bins"}
+# A recipe of ten thousand tensors takes less.
+_MOST_BYTES = 2_000_000
+
+
+def solve_card(session: Session) -> None:
+    """Solve the rest around the pins."""
+    view = session.view
+    types = all_types(view)
+    with ui.element("section").classes("card stack solve-card"):
+        ui.html("<h2>Solve the rest</h2>", sanitize=False)
+        with ui.element("div").classes("line"):
+            budget = (
+                ui.input("Size or bits per weight", value="4.5 bpw")
+                .props("dense outlined")
+                .classes("budget")
+                .style("width: 170px")
+            )
+            method = (
+                ui.select(_METHODS, value="exact", label="Method")
+                .props("dense outlined options-dense")
+                .style("width: 160px")
+            )
+        chosen = ui.select(
+            types, value=list(session.draft.allowed), multiple=True, label="Types allowed (none: all)"
+        ).props("dense outlined options-dense use-chips")
+        chosen.on_value_change(lambda e: session.change(allow(session.draft, e.value or [])))
+        with ui.element("div").classes("line"):
+            pattern = (
+                ui.input("At least, for names like", placeholder=".*attn_v.*")
+                .props("dense outlined")
+                .style("width: 170px")
+            )
+            least = ui.select(types, label="Type").props("dense outlined options-dense").style("width: 110px")
+            floor = ui.button("Floor").props("outline dense")
+        floors = ui.element("div").classes("line")
+        button = ui.button("Solve", icon="calculate").props("unelevated").classes("solve")
+
+        def show_floors() -> None:
+            floors.clear()
+            with floors:
+                for expression, name in session.draft.floors:
+                    ui.chip(f"{expression} ≥ {name}", removable=True).props("dense outline").on(
+                        "remove", lambda _, e=expression: session.change(remove_floor(session.draft, e))
+                    )
+
+        def add() -> None:
+            if not pattern.value or not least.value:
+                fail("write a pattern and choose the least type for it")
+                return
+            with telling():
+                session.change(add_floor(view, session.draft, pattern.value, least.value))
+
+        async def solve() -> None:
+            button.props("loading")
+            try:
+                draft = session.draft
+                size = budget_of(view, str(budget.value or ""))
+                found = await loaded(solve_again, view, draft, size, method.value)
+                edit = f"solved for {budget.value} around {len(draft.pins)} pins"
+                session.change(take_types(view, draft, found.types, edit))
+                proof = "proven best" if found.gap <= 1e-4 else f"within {100 * found.gap:.2g} % of the best"
+                done(f"Solved: {found.size_bytes:,} bytes, {proof}")
+            except MQNativeError as error:
+                fail(error)
+            finally:
+                button.props(remove="loading")
+
+        floor.on_click(add)
+        button.on_click(solve)
+        budget.on("keydown.enter", solve)
+        session.changed.subscribe(show_floors)
+        show_floors()
+
+
+def files_card(session: Session) -> None:
+    """Load and save recipes, and build."""
+    view = session.view
+    stem = view.path.stem if view.path.is_file() else view.path.name
+
+    def recipe() -> Recipe:
+        mix = mix_of(view, session.draft.types)
+        return recipe_of(view, session.draft, mix.kld, mix.size_bytes, mix.bpw)
+
+    def save(suffix: str) -> None:
+        text = format_recipe(recipe(), json=suffix == ".json")
+        ui.download.content(text, f"{stem}.recipe{suffix}")
+
+    def tensor_types() -> str:
+        names = [t.name for t in view.tensors if t.name in view.quantizable]
+        return format_tensor_types(recipe(), names)
+
+    async def load(event: UploadEventArguments) -> None:
+        try:
+            text = (await event.file.read()).decode("utf-8")
+            found = parse_tensor_types(text) if event.file.name.endswith(".txt") else parse_recipe(text)
+            session.change(take_recipe(view, session.draft, found, f"loaded {event.file.name}"))
+            done(f"{event.file.name} is the recipe now")
+        except UnicodeDecodeError:
+            fail(f"{event.file.name} is not UTF-8 text; give a recipe in YAML or JSON")
+        except MQNativeError as error:
+            fail(error)
+        finally:
+            upload.reset()
+
+    with ui.element("section").classes("card stack files-card"):
+        ui.html("<h2>Load and save</h2>", sanitize=False)
+        with ui.element("div").classes("line"):
+            ui.button("YAML", icon="download", on_click=lambda: save(".yaml")).props("outline dense")
+            ui.button("JSON", icon="download", on_click=lambda: save(".json")).props("outline dense")
+            ui.button("Copy tensor types", icon="content_copy", on_click=lambda: _copy(tensor_types())).props(
+                "outline dense"
+            ).tooltip("For llama-quantize --tensor-type-file")
+        upload = (
+            ui.upload(
+                label="Load YAML, JSON or tensor types (.txt)",
+                auto_upload=True,
+                max_file_size=_MOST_BYTES,
+                on_upload=load,
+                on_rejected=lambda: fail("that file is too large for a recipe"),
+            )
+            .props('accept=".yaml,.yml,.json,.txt" flat bordered')
+            .style("width: 100%")
+        )
+
+
+def _copy(text: str) -> None:
+    ui.clipboard.write(text)
+    done(f"{text.count(chr(10))} lines are on the clipboard")

@@ -1,0 +1,203 @@
+"""What all tabs share: the models on the page, the recipes being edited, and who is to be told of a change.
+
+Everything here is quick; files and the store are read on other threads, by `loaded`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nicegui import Event, run
+
+from mqnative.app.ui.folders import Folders
+from mqnative.app.views.draft import Draft, History
+from mqnative.app.views.model_view import ModelView, key_of, view_of_known, view_of_report
+from mqnative.app.views.resolve import first_draft
+from mqnative.errors import MQNativeError, SourceError
+from mqnative.formats.atomic import write_text_atomic
+from mqnative.jobs.stored_model import known_model
+from mqnative.report.folder import NAME as REPORT
+from mqnative.report.folder import read_report
+from mqnative.report.summary import Report
+from mqnative.store import Store
+
+_LIST = "models.json"
+
+
+@dataclass
+class Session:
+    """A model on the page.
+
+    Attributes:
+        view: what is known of it.
+        history: the recipe being edited.
+        stamp: of what it was read from; a change means that it is to be read again.
+        changed: told the names of the tensors whose type or pin changed.
+    """
+
+    view: ModelView
+    history: History
+    stamp: tuple[Any, ...]
+    changed: Event[[list[str]]] = field(default_factory=Event)
+
+    @property
+    def draft(self) -> Draft:
+        """The recipe as it is now."""
+        return self.history.now
+
+    def change(self, draft: Draft) -> None:
+        """Take a new state of the recipe and tell every tab."""
+        self._take(self.history.then(draft))
+
+    def undo(self) -> None:
+        """One step back."""
+        self._take(self.history.undo())
+
+    def redo(self) -> None:
+        """One step forward again."""
+        self._take(self.history.redo())
+
+    def _take(self, history: History) -> None:
+        before, after = self.history.now, history.now
+        self.history = history
+        names = {n for n, t in after.types.items() if before.types[n] != t} | (before.pins ^ after.pins)
+        self.changed.emit(sorted(names))
+
+
+class Workspace:
+    """The models that people added, kept in a file, and their sessions.
+
+    Args:
+        folders: what the page may read.
+        home: where the list is kept.
+    """
+
+    def __init__(self, folders: Folders, home: Path) -> None:
+        self.folders = folders
+        self.home = home
+        self._sessions: dict[str, Session] = {}
+
+    @property
+    def _list(self) -> Path:
+        return self.home / _LIST
+
+    def models(self) -> dict[str, Path]:
+        """Key -> path of every model that was added and may be read, in the order of adding."""
+        try:
+            paths = json.loads(self._list.read_text(encoding="utf-8"))["models"]
+            found = [Path(path) for path in paths if isinstance(path, str)]
+        except (OSError, ValueError, KeyError, TypeError):
+            found = []
+        return {key_of(path): path for path in found if self.folders.holds(path)}
+
+    def add(self, path: Path) -> str:
+        """Put a model on the page; returns its key.
+
+        Raises:
+            MQNativeError: it is neither a model nor the folder of a finished run.
+        """
+        if path.is_dir():
+            path = _model_in(path)
+        if not self.folders.holds(path):
+            raise SourceError(f"{path} lies outside of the folders this page may use", path=str(path))
+        read_view(path)
+        known = self.models()
+        known[key_of(path)] = path
+        self._save(known)
+        return key_of(path)
+
+    def remove(self, key: str) -> None:
+        """Take a model off the page; its file stays."""
+        known = self.models()
+        known.pop(key, None)
+        self._sessions.pop(key, None)
+        self._save(known)
+
+    def _save(self, models: dict[str, Path]) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"models": [str(path) for path in models.values()]}, indent=2)
+        write_text_atomic(self._list, text + "\n")
+
+    async def session(self, key: str) -> Session:
+        """The session of a model, read again where the store or the file has changed.
+
+        Raises:
+            SourceError: there is no such model on the page.
+            MQNativeError: it cannot be read any more.
+        """
+        path = self.models().get(key)
+        if path is None:
+            raise SourceError("this model is not on the page; add it on the Models page", path=key)
+        stamp = await loaded(_stamp, path)
+        known = self._sessions.get(key)
+        if known is not None and known.stamp == stamp:
+            return known
+        view = await loaded(read_view, path)
+        if known is not None and (known.history.past or known.view.is_measured):
+            history = known.history
+        else:
+            history = History(await loaded(first_draft, view))
+        changed: Event[[list[str]]] = Event() if known is None else known.changed
+        session = Session(view, history, stamp, changed)
+        self._sessions[key] = session
+        return session
+
+    def reports(self) -> dict[str, Report]:
+        """Every readable report below the folders, by its folder as people write it."""
+        found = {}
+        for path in self.folders.models():
+            if path.is_dir():
+                try:
+                    found[self.folders.shown(path)] = read_report(path)
+                except MQNativeError:
+                    continue
+        return found
+
+
+async def loaded(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that reads files or solves, from another thread."""
+    return await run.io_bound(function, *arguments)
+
+
+def read_view(path: Path) -> ModelView:
+    """A model file, or the folder of a finished run."""
+    if path.is_dir():
+        return view_of_report(read_report(path), path)
+    with Store.open() as store:
+        return view_of_known(known_model(path, store))
+
+
+def _model_in(folder: Path) -> Path:
+    """The one model, or finished run, in a folder."""
+    if (folder / REPORT).is_file():
+        return folder
+    models = sorted(p for p in folder.glob("*.gguf") if "imatrix" not in p.name)
+    firsts = [p for p in models if "-of-" not in p.name or "-00001-of-" in p.name]
+    if not firsts:
+        raise SourceError(
+            f"{folder} holds no GGUF and no report of a run; convert the model first, or give a file in it",
+            path=str(folder),
+        )
+    if len(firsts) > 1:
+        names = ", ".join(p.name for p in firsts[:4])
+        raise SourceError(f"{folder} holds several models ({names}); name one of them", path=str(folder))
+    return firsts[0].resolve()
+
+
+def _stamp(path: Path) -> tuple[Any, ...]:
+    """Changes when the file, or what the store holds, does."""
+    target = path / REPORT if path.is_dir() else path
+    try:
+        facts = target.stat()
+    except OSError:
+        return (0,)
+    file = (facts.st_mtime_ns, facts.st_size)
+    if path.is_dir():
+        return file
+    with Store.open() as store:
+        counts = tuple(store.count(kind) for kind in ("errors", "probe", "imatrix"))
+        return (*file, counts, store.remembered_identity(path) is not None)

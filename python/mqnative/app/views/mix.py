@@ -1,0 +1,82 @@
+"""What a mix of types would be: bytes, bits per weight, predicted KLD with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mqnative.app.views.model_view import ModelView, padded
+from mqnative.formats.qtypes import qtype
+from mqnative.predict.damage import Damage
+from mqnative.predict.link import Link
+from mqnative.report.summary import Interval, TensorRow
+
+_Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A mix as predicted.
+
+    Attributes:
+        size_bytes: of the whole file.
+        bpw: 8 x tensor bytes / weights.
+        kld, ci95: predicted, nats per token; None where a type's damage is unknown.
+        unknown: tensors whose damage at their type is unknown.
+    """
+
+    size_bytes: int
+    bpw: float
+    kld: float | None
+    ci95: Interval | None
+    unknown: tuple[str, ...] = ()
+
+
+def type_bytes(tensor: TensorRow, name: str) -> int:
+    """Bytes of a tensor's data at a type."""
+    return qtype(name).tensor_bytes(tensor.shape)
+
+
+def legal_types(tensor: TensorRow) -> tuple[str, ...]:
+    """What a tensor may become: its stored type, and those whose damage is known."""
+    return tuple(dict.fromkeys((*(p.qtype for p in tensor.curve if p.legal), tensor.source_type)))
+
+
+def damage_at(tensor: TensorRow, name: str) -> Damage | None:
+    """The damage of a tensor at a type; None where it is unknown."""
+    if name == tensor.source_type or not tensor.curve:
+        return Damage(0.0, 0.0)
+    point = next((p for p in tensor.curve if p.qtype == name), None)
+    if point is None:
+        return None
+    return Damage(point.damage, (max(0.0, point.high - point.damage) / _Z95) ** 2)
+
+
+def mix_of(view: ModelView, types: Mapping[str, str]) -> Mix:
+    """Sizes and prediction of a mix that names every tensor."""
+    tensor_bytes = file_bytes = 0
+    means, variances, unknown = [], [], []
+    for tensor in view.tensors:
+        size = type_bytes(tensor, types[tensor.name])
+        tensor_bytes += size
+        file_bytes += padded(size)
+        damage = damage_at(tensor, types[tensor.name])
+        if damage is None:
+            unknown.append(tensor.name)
+        elif damage.mean > 0:
+            means.append(damage.mean)
+            variances.append(damage.variance)
+    kld, ci95 = (None, None) if unknown or not view.is_measured else _kld(view, means, variances)
+    bpw = 8.0 * tensor_bytes / max(view.n_weights, 1)
+    return Mix(view.fixed_bytes + file_bytes, bpw, kld, ci95, tuple(unknown))
+
+
+def _kld(view: ModelView, means: list[float], variances: list[float]) -> tuple[float, Interval]:
+    total = Damage(math.fsum(means), math.fsum(variances))
+    if total.mean <= 0:
+        return 0.0, (0.0, 0.0)
+    row = view.link
+    linked = Link(row.slope, row.intercept, row.spread).apply(total)
+    mean, half = linked.mean + row.floor, _Z95 * math.sqrt(linked.variance)
+    return mean, (max(0.0, mean - half), mean + half)
