@@ -157,6 +157,7 @@ class Page:
             found = self.button(text)
             if not found.is_enabled() or found.get_attribute("disabled"):
                 return False
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
             found.click()
             return True
 
@@ -171,6 +172,8 @@ class Page:
 
         def write() -> bool:
             field = self.field(label)
+            # Not below the figures that stay at the top.
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
             field.click()
             field.send_keys(Keys.CONTROL, "a")
             field.send_keys(Keys.DELETE)
@@ -182,7 +185,14 @@ class Page:
 
     def choose(self, label: str, option: str) -> None:
         """Choose from a list."""
-        self.until(lambda: self.field(label).click() or True, label)
+
+        def unfold() -> bool:
+            field = self.field(label)
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+            field.click()
+            return True
+
+        self.until(unfold, label)
 
         def pick() -> bool:
             for item in self.all(".q-menu .q-item"):

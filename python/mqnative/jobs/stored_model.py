@@ -7,11 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mqnative.build.plan import model_tensors
+from mqnative.build.plan import model_tensors, plan_build
 from mqnative.core.quantize import error_bin_edges
 from mqnative.errors import ModelLoadError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix
+from mqnative.formats.recipe import Recipe
+from mqnative.jobs.auto import IMATRIX_NAME
 from mqnative.jobs.candidates import default_targets
 from mqnative.jobs.damages import (
     Measured,
@@ -84,7 +86,7 @@ def known_model(path: Path, store: Store) -> Known:
             identity,
             _rows(file, measured),
             quantizable,
-            _header_bytes(file),
+            _planned_header_bytes(file, measured, identity),
             imatrix,
             len(measured.sweeps),
             len({name for name, _ in measured.probes}),
@@ -172,6 +174,20 @@ def _rows(file: GGUFFile, measured: Measured) -> tuple[TensorRow, ...]:
         tensor_row(t.name, t.shape, t.qtype.name, t.qtype.name, t.size_bytes, measured)
         for t in file.tensors.values()
     )
+
+
+def _planned_header_bytes(file: GGUFFile, measured: Measured, identity: Identity) -> int:
+    """The header of a mix; of another one 32 bytes more or less, since it says how often types occur."""
+    types = {name: t.qtype_name for name, t in measured.tensors.items()}
+    types |= {name: next(iter(by_type)) for name, by_type in measured.table.items() if by_type}
+    plan = plan_build(
+        file,
+        Recipe(tensors=types),
+        measured.imatrix,
+        imatrix_name=IMATRIX_NAME,
+        source_hash=identity.model,
+    )
+    return len(plan.layout.header_bytes)
 
 
 def _header_bytes(file: GGUFFile) -> int:
