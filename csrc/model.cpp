@@ -62,6 +62,7 @@ Model::Model(const LoadOptions& options, Monitor& monitor)
   for (const auto& entry : llama_internal_get_tensor_map(model_.get())) {
     by_name_.emplace(entry.first, entry.second);
   }
+  split_head();
 }
 
 Model::~Model() {

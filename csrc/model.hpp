@@ -113,7 +113,9 @@ class Model {
   // The same from blocks that were encoded before.
   std::shared_ptr<Variant> variant(const std::string& name, ggml_type type, const void* bytes, size_t size);
 
-  // From now on the model computes with the variants; tensors not listed keep what they have.
+  // From now on the model computes with the variants; tensors not listed keep what they have. Where the head
+  // of a model is its embedding, a variant of token_embd.weight serves both, unless one of output.weight, a
+  // name that such a model's file does not have, is swapped in as well.
   void swap(const std::vector<std::shared_ptr<Variant>>& variants);
   // Back to the original weights, bit for bit. An empty list restores everything.
   void restore(const std::vector<std::string>& names);
@@ -140,6 +142,7 @@ class Model {
   static Storage storage_of(const ggml_tensor* tensor);
   static void set_storage(ggml_tensor* tensor, const Storage& storage);
 
+  void split_head();
   std::vector<ggml_tensor*> places(const std::string& name) const;
   std::shared_ptr<Variant> new_variant(const std::string& name, ggml_type type) const;
   Decoder& decoder(int64_t n_tokens);
@@ -149,6 +152,8 @@ class Model {
   const float* last_logits_ = nullptr;  // of decoder_
   int64_t n_last_logits_ = 0;
   std::multimap<std::string, ggml_tensor*> by_name_;
+  ggml_context_ptr head_context_;
+  ggml_tensor* head_ = nullptr;  // of a model whose head is its embedding; else null
   std::map<ggml_tensor*, Storage> originals_;  // of the tensors swapped now
   std::map<std::string, std::shared_ptr<Variant>> active_;
   bool extra_buffers_;

@@ -3,12 +3,16 @@
 
 #include "backend.hpp"
 #include "llama-ext.h"
+#include "llama-model.h"
 #include "model.hpp"
 #include "quant.hpp"
 #include "types.hpp"
 
 namespace mqn {
 namespace {
+
+constexpr char embedding_name[] = "token_embd.weight";
+constexpr char head_name[] = "output.weight";
 
 // Upstream's own rule for what llama-quantize may touch: norms, routers and small tensors are used by
 // operations that have no quantized form.
@@ -37,6 +41,10 @@ bool device_multiplies(ggml_backend_buffer_type_t buft, const ggml_tensor* like,
 Variant::Variant(std::string name, ggml_type type, const std::vector<ggml_tensor*>& places)
     : name_(std::move(name)), type_(type) {
   for (const ggml_tensor* place : places) {
+    if (!tensors_.empty() && place->buffer == places.front()->buffer) {
+      tensors_.push_back(tensors_.front());  // two readers of the same memory
+      continue;
+    }
     ggml_init_params params{2 * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true};
     ggml_context_ptr context(ggml_init(params));
     ggml_tensor* tensor = ggml_new_tensor(context.get(), type, GGML_MAX_DIMS, place->ne);
@@ -86,11 +94,42 @@ void Model::set_storage(ggml_tensor* t, const Storage& s) {
   t->extra = s.extra;
 }
 
+// A tied head is the embedding's own tensor, or a second copy of it on a device. A tensor of its own that
+// reads the same memory makes it possible to exchange one and not the other.
+void Model::split_head() {
+  llama_model* model = model_.get();
+  if (extra_buffers_ || by_name_.count(head_name) != 0 || model->tok_embd == nullptr ||
+      model->output == nullptr || std::strcmp(model->output->name, embedding_name) != 0) {
+    return;
+  }
+  if (model->output != model->tok_embd) {
+    head_ = model->output;
+    return;
+  }
+  ggml_init_params params{2 * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true};
+  head_context_.reset(ggml_init(params));
+  head_ = ggml_dup_tensor(head_context_.get(), model->tok_embd);
+  set_storage(head_, storage_of(model->tok_embd));
+  ggml_set_name(head_, embedding_name);  // what an imatrix calls it
+  for (auto* precisions : {&model->prec_policy.prec_acc, &model->prec_policy.prec_src1}) {
+    if (const auto known = precisions->find(model->tok_embd); known != precisions->end()) {
+      precisions->emplace(head_, known->second);
+    }
+  }
+  model->output = head_;
+}
+
 std::vector<ggml_tensor*> Model::places(const std::string& name) const {
+  if (head_ != nullptr && name == head_name) {
+    return {head_};
+  }
   std::vector<ggml_tensor*> found;
   const auto range = by_name_.equal_range(name);
   for (auto it = range.first; it != range.second; ++it) {
     found.push_back(it->second);
+  }
+  if (head_context_ != nullptr && name == embedding_name) {
+    found.push_back(head_);
   }
   if (found.empty()) {
     throw Error(ErrorKind::unsupported_type, "the model has no tensor called " + name,
@@ -181,13 +220,18 @@ void Model::swap(const std::vector<std::shared_ptr<Variant>>& variants) {
       throw Error(ErrorKind::shape, "the variant of " + variant->name() + " was made for another model");
     }
   }
-  for (const std::shared_ptr<Variant>& variant : variants) {
-    const std::vector<ggml_tensor*> where = places(variant->name());
-    for (size_t i = 0; i < where.size(); ++i) {
-      originals_.emplace(where[i], storage_of(where[i]));
-      set_storage(where[i], storage_of(variant->tensors()[i]));
+  for (const bool is_head : {false, true}) {
+    for (const std::shared_ptr<Variant>& variant : variants) {
+      if ((variant->name() == head_name) != is_head) {
+        continue;
+      }
+      const std::vector<ggml_tensor*> where = places(variant->name());
+      for (size_t i = 0; i < where.size(); ++i) {
+        originals_.emplace(where[i], storage_of(where[i]));
+        set_storage(where[i], storage_of(variant->tensors()[i]));
+      }
+      active_[variant->name()] = variant;
     }
-    active_[variant->name()] = variant;
   }
 }
 

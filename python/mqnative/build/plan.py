@@ -10,19 +10,21 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mqnative.build.fallback import legal_type
 from mqnative.build.nearest import nearest_preset
 from mqnative.core.presets import Preset, quantizable, requires_imatrix
-from mqnative.errors import GGUFError, ImatrixError, UnsupportedTypeError
+from mqnative.core.untied import loads_untied
+from mqnative.errors import GGUFError, ImatrixError, RecipeError, UnsupportedTypeError
 from mqnative.formats.gguf import GGUFFile, MetaValue
 from mqnative.formats.gguf_header import TensorInfo
 from mqnative.formats.gguf_layout import GGUFLayout
 from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.qtypes import QType, qtype
 from mqnative.formats.recipe import Recipe
+from mqnative.formats.tied import EMBEDDING, HEAD, is_tied, stored_name
 
 # ggml.h, GGML_QNT_VERSION.
 _QUANTIZATION_VERSION = 2
@@ -56,6 +58,7 @@ class PlannedTensor:
         qtype: what will be written: ``requested`` after row-size fallback.
         size_bytes: bytes of its data.
         uses_imatrix: whether importances go into its encoding.
+        source_name: the source's tensor, if it has another name: the embedding, for a head that was tied to it.
     """
 
     name: str
@@ -65,6 +68,12 @@ class PlannedTensor:
     qtype: str
     size_bytes: int
     uses_imatrix: bool
+    source_name: str = ""
+
+    @property
+    def stored(self) -> str:
+        """The source's tensor that holds its weights."""
+        return self.source_name or self.name
 
     @property
     def copied(self) -> bool:
@@ -172,6 +181,8 @@ def plan_build(
         GGUFError, ModelLoadError: as `model_tensors`.
     """
     tensors = model_tensors(file)
+    if HEAD in recipe.tensors and is_tied(tensors):
+        tensors[HEAD] = _own_head(file, tensors[EMBEDDING])
     requested = recipe.resolve(tensors)
     planned = []
     for name in sorted(tensors, key=_upstream_order):
@@ -179,7 +190,8 @@ def plan_build(
         target = qtype(_target(tensor, requested[name], allow_requantize=allow_requantize))
         weights = None
         if target.name != tensor.qtype_name:
-            weights = imatrix.weights_for(name, tensor.info.shape) if imatrix else None
+            stored = stored_name(name, file.tensors)
+            weights = imatrix.weights_for(stored, tensor.info.shape) if imatrix else None
             if weights is None and requires_imatrix(name, target.name):
                 raise _missing_importances(name, target, imatrix)
         planned.append(
@@ -191,6 +203,7 @@ def plan_build(
                 target.name,
                 target.tensor_bytes(tensor.info.shape),
                 weights is not None,
+                "" if name in file.tensors else EMBEDDING,
             )
         )
     chosen = tuple(planned)
@@ -202,6 +215,18 @@ def plan_build(
     metadata |= {key: MetaValue.string(text) for key, text in (labels or {}).items()}
     layout = GGUFLayout.plan(metadata, [(t.name, t.shape, qtype(t.qtype)) for t in chosen])
     return BuildPlan(file.path, chosen, layout, ftype, imatrix)
+
+
+def _own_head(file: GGUFFile, embedding: ModelTensor) -> ModelTensor:
+    """A head with the embedding's weights, for a model that has none of its own."""
+    if not loads_untied(file):
+        raise RecipeError(
+            f"{file.path} uses its embedding as the head, and llama.cpp reads no other for this architecture; "
+            f"remove {HEAD} from the recipe",
+            path=str(file.path),
+            tensor=HEAD,
+        )
+    return ModelTensor(replace(embedding.info, name=HEAD), embedding.quantizable)
 
 
 def _target(tensor: ModelTensor, requested: str, *, allow_requantize: bool) -> str:

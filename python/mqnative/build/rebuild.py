@@ -15,6 +15,7 @@ from mqnative.formats.imatrix import Imatrix, read_imatrix
 from mqnative.formats.manifest import ImatrixRef, Manifest, Source
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.recipe import Recipe
+from mqnative.formats.tied import stored_name
 from mqnative.source.identity import Identity, file_sha256, identify
 
 
@@ -102,8 +103,9 @@ def plan_rebuild(
         ManifestError: the source or the imatrix is another one, or the plan has another size.
         Any error of `plan_build`.
     """
-    missing = [name for name in manifest.types if name not in file.tensors]
-    if missing or len(manifest.types) != len(file.tensors):
+    own = [name for name in manifest.types if stored_name(name, file.tensors) == name]
+    missing = [name for name in own if name not in file.tensors]
+    if missing or len(own) != len(file.tensors):
         odd = missing or [name for name in file.tensors if name not in manifest.types]
         raise ManifestError(
             f"the manifest is of another model than {file.path}: {odd[0]} is in only one of them; "

@@ -93,7 +93,7 @@ def build_streamed(
 
     Args:
         skeleton: the source's file, without its data.
-        pieces: the data; each tensor is asked for once.
+        pieces: the data; each tensor is asked for once, a tied embedding that is untied twice.
         planner: the plan, given the source's hash; only the hash in its header may depend on it.
         output: where to; its folder must exist.
         n_threads: default all usable processors.
@@ -110,10 +110,11 @@ def build_streamed(
     def write_tensor(name: str, out: BinaryIO) -> None:
         digest = hashlib.sha256()
         tensor = by_name[name]
-        weights = plan.imatrix.weights_for(name, tensor.shape) if plan.imatrix and tensor.uses_imatrix else None
-        slabs = _slabs(_hashed(pieces(name), digest.update), skeleton.tensors[name])
+        stored, imatrix = tensor.stored, plan.imatrix
+        weights = imatrix.weights_for(stored, tensor.shape) if imatrix and tensor.uses_imatrix else None
+        slabs = _slabs(_hashed(pieces(stored), digest.update), skeleton.tensors[stored])
         write_rows(tensor, slabs, weights, out, None, progress, n_threads)
-        hashes[name] = digest.hexdigest()
+        hashes[stored] = digest.hexdigest()
 
     monitor.start("convert", plan.n_weights, "weights")
     with atomic_path(output) as temporary:

@@ -157,16 +157,16 @@ def _write_tensor(
     cache: EncodedTensors | None,
 ) -> None:
     uses_imatrix = plan.imatrix is not None and tensor.uses_imatrix
-    weights = plan.imatrix.weights_for(tensor.name, tensor.shape) if plan.imatrix and uses_imatrix else None
+    weights = plan.imatrix.weights_for(tensor.stored, tensor.shape) if plan.imatrix and uses_imatrix else None
     if cache is None or tensor.copied:
-        write_rows(tensor, _slabs(file, tensor.name), weights, out, None, progress, n_threads)
+        write_rows(tensor, _slabs(file, tensor.stored), weights, out, None, progress, n_threads)
         return
-    found = cache.find(tensor.name, tensor.qtype, weights)
+    found = cache.find(tensor.stored, tensor.qtype, weights)
     if found is not None:
         _write_found(found, tensor, out, progress)
         return
-    with cache.writer(tensor.name, tensor.qtype, weights) as kept:
-        write_rows(tensor, _slabs(file, tensor.name), weights, out, kept, progress, n_threads)
+    with cache.writer(tensor.stored, tensor.qtype, weights) as kept:
+        write_rows(tensor, _slabs(file, tensor.stored), weights, out, kept, progress, n_threads)
 
 
 def _write_found(

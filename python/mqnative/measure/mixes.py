@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mqnative.core.model import Logits, Model, Variant
+from mqnative.core.model import LoadedTensor, Logits, Model, Variant
 from mqnative.formats.qtypes import qtype
+from mqnative.formats.tied import EMBEDDING, HEAD, is_tied, stored_name
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.restart import Restarts, first_layer, spread
 from mqnative.measure.scores import Reference, TokenScores, chunk_logits, score_chunk
@@ -54,11 +55,18 @@ class VariantPool:
 
     def changed(self, types: Mix) -> dict[str, str]:
         """The tensors of a mix that do not keep their type."""
-        return {name: target for name, target in types.items() if self._source[name].qtype != target}
+        changed = {name: target for name, target in types.items() if self._of(name).qtype != target}
+        if EMBEDDING in changed and HEAD in types and is_tied(self._source):
+            # A tied head that keeps its type must not follow the embedding.
+            changed[HEAD] = types[HEAD]
+        return changed
+
+    def _of(self, name: str) -> LoadedTensor:
+        return self._source[stored_name(name, self._source)]
 
     def size_bytes(self, name: str, target: str) -> int:
         """Memory that a variant takes."""
-        return qtype(target).tensor_bytes(self._source[name].shape)
+        return qtype(target).tensor_bytes(self._of(name).shape)
 
     def variants(self, types: Mix) -> list[Variant]:
         """The variants of a mix; tensors that keep their type need none."""
@@ -78,7 +86,8 @@ class VariantPool:
         weights = self._imatrix.get(name)
         if self._cache is None or not worth_keeping(target, weights):
             return self._model.encode(name, target, weights)
-        blocks = self._cache.blocks(name, target, weights, n_threads=self._model.n_threads)
+        stored = stored_name(name, self._source)
+        blocks = self._cache.blocks(stored, target, weights, n_threads=self._model.n_threads)
         return self._model.variant(name, target, blocks)
 
 

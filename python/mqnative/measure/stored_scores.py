@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.formats.tied import EMBEDDING, stored_name
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.mixes import ChunkResult, VariantPool, score_mixes
 from mqnative.measure.score_rows import SCORE_VERSION, ScoreRow, ScoreRows, token_scores
@@ -187,11 +188,20 @@ def _results(
 
 def _mix_hash(study: Study, mix: Mix, weights: Mapping[str, str]) -> str:
     """SHA-256 over the tensors that change, their types and the importances they are encoded with."""
-    return _hash_of({name: study.file.tensors[name].qtype.name for name in mix}, mix, weights)
+    return _hash_of({name: t.qtype.name for name, t in study.file.tensors.items()}, mix, weights)
 
 
 def _hash_of(types: Mapping[str, str], mix: Mix, weights: Mapping[str, str]) -> str:
+    """The hash, given the types that all tensors are stored at."""
+
+    def is_own(name: str) -> bool:
+        return mix[name] == types[stored_name(name, types)]
+
+    # A tied head that has its own type does not follow an embedding that changes.
+    follows = EMBEDDING in mix and not is_own(EMBEDDING)
     lines = [
-        f"{name}={mix[name]} {weights.get(name, 'none')}" for name in sorted(mix) if mix[name] != types[name]
+        f"{name}={mix[name]} {weights.get(name, 'none')}"
+        for name in sorted(mix)
+        if not is_own(name) or (follows and name not in types)
     ]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
