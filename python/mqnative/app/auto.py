@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqnative.app.demands import constraint_options, method_options
+from mqnative.app.demands import constraint_options, keep_tied_option, method_options
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -95,6 +95,7 @@ def incumbent_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for model, recipe and report.")
 @method_options
 @constraint_options
+@keep_tied_option
 @fast_option
 @incumbent_options
 @ctx_option
@@ -114,6 +115,7 @@ def auto(
     importance: Importance,
     constraints: Constraints,
     targets: tuple[str, ...],
+    keep_tied: bool,
     fast: bool,
     incumbents: tuple[Path, ...],
     like: Path | None,
@@ -157,6 +159,7 @@ def auto(
         method=method,
         settings=settings,
         importance=importance,
+        keep_tied=keep_tied,
     )
     budget = "" if size_bytes is None else f" --size {size_bytes}"
     budget = budget if bpw is None else f" --bpw {bpw:g}"
@@ -169,6 +172,7 @@ def auto(
     effort = f"--ctx {n_ctx} {probes}{command_words(method, settings, importance, constraints)}"
     others = "".join(f" --incumbent {path.name}" for path in incumbents)
     others += f" --like {like.name}" if like else ""
+    others += " --keep-tied" if keep_tied else ""
     command = f"mqnative auto {shown_model(model)} {texts}{budget} {effort}{others} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 

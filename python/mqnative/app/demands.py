@@ -65,6 +65,11 @@ _OPTIONS = (
 )
 
 
+keep_tied_option = click.option(
+    "--keep-tied", is_flag=True, help="Never give a tied head a tensor of its own."
+)
+
+
 def constraint_options(command: Command) -> Command:
     """Constraints, which reach the command as ``constraints`` and ``targets``, the types to be measured."""
 

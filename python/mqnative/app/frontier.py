@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqnative.app.demands import constraint_options
+from mqnative.app.demands import constraint_options, keep_tied_option
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -45,6 +45,7 @@ _SHOWN = 14
     help="Use the imatrix or not.",
 )
 @constraint_options
+@keep_tied_option
 @click.option(
     "--candidate",
     "candidates",
@@ -79,6 +80,7 @@ def frontier(
     importance: Importance,
     constraints: Constraints,
     targets: tuple[str, ...],
+    keep_tied: bool,
     candidates: tuple[Path, ...],
     n_points: int,
     fast: bool,
@@ -128,6 +130,7 @@ def frontier(
         compute=compute,
         constraints=constraints,
         importance=importance,
+        keep_tied=keep_tied,
         incumbents=candidates,
     )
     name, reference = shown_model(model), local_model(model)

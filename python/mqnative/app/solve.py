@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mqnative.app.demands import constraint_options, method_options
+from mqnative.app.demands import constraint_options, keep_tied_option, method_options
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--bpw", type=click.FloatRange(min=0, min_open=True), help="Budget in bits per weight.")
 @method_options
 @constraint_options
+@keep_tied_option
 @imatrix_option
 @click.option("--damages", "table", type=PATH, help="Use a damage table instead of measuring on a text.")
 @click.option("--save-damages", type=PATH, help="Write the damage table (JSON).")
@@ -63,6 +64,7 @@ def solve(
     importance: Importance,
     constraints: Constraints,
     targets: tuple[str, ...],
+    keep_tied: bool,
     imatrix_path: Path | None,
     table: Path | None,
     save_damages: Path | None,
@@ -127,6 +129,7 @@ def solve(
         method=method,
         settings=settings,
         importance=importance,
+        keep_tied=keep_tied,
     )
     with (
         ProgressMonitor() as monitor,

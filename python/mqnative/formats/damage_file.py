@@ -62,12 +62,16 @@ class DamageFile:
         imatrix_sha256: of the imatrix that tensors were encoded with; None for none.
         tensors: by name.
         build: what measured it.
+        input_share, input_share_variance: how much of a tied embedding's damage is the input's; None if that
+            was not measured, or nothing is tied.
     """
 
     model_sha256: str
     imatrix_sha256: str | None
     tensors: Mapping[str, TensorRows]
     build: str = ""
+    input_share: float | None = None
+    input_share_variance: float | None = None
 
 
 def write_damages(path: str | Path, table: DamageFile, *, force: bool = False) -> None:
@@ -128,6 +132,8 @@ class _Reader:
             else self._text(top["imatrix_sha256"], "imatrix_sha256"),
             {name: self._tensor(name, rows) for name, rows in tensors.items()},
             self._text(top.get("build", ""), "build"),
+            self._optional(top, "input_share", "input_share", None),
+            self._optional(top, "input_share_variance", "input_share_variance", None),
         )
 
     def _tensor(self, name: str, value: Any) -> TensorRows:
@@ -150,22 +156,20 @@ class _Reader:
             self._optional(row, "max_error", f"{key}.max_error", tensor),
         )
 
-    def _optional(self, row: Mapping[str, Any], name: str, key: str, tensor: str) -> float | None:
+    def _optional(self, row: Mapping[str, Any], name: str, key: str, tensor: str | None) -> float | None:
         return None if row.get(name) is None else self._number(row[name], key, tensor)
 
-    def _number(self, value: Any, key: str, tensor: str) -> float:
+    def _number(self, value: Any, key: str, tensor: str | None) -> float:
+        where = tensor or "the table"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._error(f"{tensor} has {value!r} for {key}, expected a number", key, tensor)
+            raise self._error(f"{where} has {value!r} for {key}, expected a number", key, tensor)
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
         if not (math.isfinite(number) and number >= 0):
-            raise self._error(
-                f"{tensor} has {number:g} for {key}, expected a number of at least 0; measure it again",
-                key,
-                tensor,
-            )
+            problem = f"{where} has {number:g} for {key}, expected a number of at least 0; measure it again"
+            raise self._error(problem, key, tensor)
         return number
 
     def _type(self, value: Any, tensor: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from mqnative.build.plan import BuildPlan, plan_build
 from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
+from mqnative.core.untied import loads_untied
 from mqnative.errors import InfeasibleBudgetError
 from mqnative.formats.imatrix import Imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe, write_recipe
@@ -41,6 +42,7 @@ from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
 from mqnative.jobs.presets import STANDARD, near_rivals, presets_of
 from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS, Step, refine
 from mqnative.jobs.request import OutputFolder, Request, settings_text, text_hash
+from mqnative.jobs.untie import measured_share
 from mqnative.jobs.verify import Judged, held_out_scores, judge, scores_of
 from mqnative.jobs.warm import check_prior, prior_of, warm_start
 from mqnative.measure.corpus import read_corpus, read_text
@@ -83,6 +85,7 @@ class Options:
         like: manifest of a sibling, whose damage table is a prior that a few probes check.
         constraints, method, settings: how the mix is chosen.
         importance: whether tensors are encoded and weighed with the imatrix, without it, or as is better.
+        keep_tied: whether a head that is the embedding must stay so.
     """
 
     size_bytes: int | None = None
@@ -103,6 +106,7 @@ class Options:
     method: str = "exact"
     settings: Settings = field(default_factory=Settings)
     importance: Importance = "imatrix"
+    keep_tied: bool = False
 
     @property
     def demand(self) -> Demand:
@@ -222,9 +226,22 @@ class Run:
         if options.fast:
             return measured_fast(study, plan, sweeps)
         if prior is not None:
-            return warm_start(prior, plan, sweeps, lambda wanted: self._probe(parts, plan, wanted.items()))
-        pairs = [*plan.anchors.items(), *(p for p in plan.lossless if plan.anchors[p[0]] != p[1])]
-        return measured_of(plan, sweeps, self._probe(parts, plan, pairs))
+            measured = warm_start(
+                prior, plan, sweeps, lambda wanted: self._probe(parts, plan, wanted.items())
+            )
+        else:
+            pairs = [*plan.anchors.items(), *(p for p in plan.lossless if plan.anchors[p[0]] != p[1])]
+            measured = measured_of(plan, sweeps, self._probe(parts, plan, pairs))
+        return measured if options.keep_tied else self._untied(parts, measured)
+
+    def _untied(self, parts: Parts, measured: Measured) -> Measured:
+        """The same with either use of a tied embedding, if llama.cpp reads a head of its own."""
+        if not loads_untied(self.study.file):
+            return measured
+        text = parts.probe.head(self.options.probe_chunks)
+        with self.step("untying", f"2 probes, {text.n_chunks} chunks"):
+            share = measured_share(self.study, text, measured)
+        return replace(measured, share=share)
 
     def _probe(self, parts: Parts, plan: MeasurePlan, pairs: Iterable[Pair]) -> dict[Pair, Chunks]:
         pairs = list(pairs)
@@ -386,6 +403,7 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         method=options.method,
         settings=settings_text(options.settings),
         importance=options.importance,
+        keep_tied=options.keep_tied,
     )
 
 

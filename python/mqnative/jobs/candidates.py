@@ -13,6 +13,7 @@ from mqnative.core.presets import requires_imatrix
 from mqnative.errors import UnsupportedTypeError
 from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.qtypes import all_types, qtype
+from mqnative.formats.tied import EMBEDDING, HEAD, is_tied
 
 Importances = dict[str, npt.NDArray[np.float32] | None]
 
@@ -30,14 +31,19 @@ def all_targets() -> tuple[str, ...]:
 def importances_of(tensors: Mapping[str, ModelTensor], imatrix: Imatrix | None) -> Importances:
     """The importances each quantizable tensor is encoded with; None where the imatrix has no row.
 
+    Of a tied embedding the head is named, too: it may get a type of its own.
+
     Raises:
         ImatrixError: a row has the wrong length.
     """
-    return {
+    found: Importances = {
         name: None if imatrix is None else imatrix.weights_for(name, t.info.shape)
         for name, t in tensors.items()
         if t.quantizable
     }
+    if is_tied(found):
+        found[HEAD] = found[EMBEDDING]
+    return found
 
 
 def candidate_types(

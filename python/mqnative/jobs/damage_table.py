@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mqnative.build.plan import ModelTensor, model_tensors
+from mqnative.core.untied import loads_untied
 from mqnative.errors import DamageTableError
 from mqnative.formats.damage_file import DamageFile, TensorRows, TypeRow
 from mqnative.formats.gguf import GGUFFile
@@ -12,6 +13,7 @@ from mqnative.formats.imatrix import Imatrix
 from mqnative.jobs.candidates import all_targets, candidate_types, importances_of
 from mqnative.jobs.known import Damages, WeightErrors
 from mqnative.predict.damage import Damage
+from mqnative.predict.tied import Share
 
 
 def to_file(damages: Damages, model_sha256: str, build: str) -> DamageFile:
@@ -26,7 +28,15 @@ def to_file(damages: Damages, model_sha256: str, build: str) -> DamageFile:
             {t: _row(d, errors.rmse.get(t), errors.max_error.get(t)) for t, d in by_type.items()},
         )
     imatrix = damages.imatrix
-    return DamageFile(model_sha256, None if imatrix is None else imatrix.content_hash(), tensors, build)
+    share = damages.share
+    return DamageFile(
+        model_sha256,
+        None if imatrix is None else imatrix.content_hash(),
+        tensors,
+        build,
+        None if share is None else share.of_input,
+        None if share is None else share.variance,
+    )
 
 
 def from_file(
@@ -36,6 +46,8 @@ def from_file(
     model_sha256: str,
     imatrix: Imatrix | None,
     targets: tuple[str, ...],
+    *,
+    keep_tied: bool = False,
 ) -> Damages:
     """The damages that a file holds, for this model and this imatrix.
 
@@ -46,6 +58,7 @@ def from_file(
         model_sha256: its hash.
         imatrix: that tensors will be encoded with.
         targets: types allowed; none for all.
+        keep_tied: whether a head that is the embedding must stay so.
 
     Raises:
         DamageTableError: the table was made from another model or with another imatrix, lacks a tensor that
@@ -87,7 +100,10 @@ def from_file(
     at_anchor = {
         name: Damage(row.at_anchor.kld_mean, row.at_anchor.kld_variance) for name, row in rows.items()
     }
-    return Damages(tensors, imatrix, importances, damages, anchors, at_anchor, errors)
+    share = None
+    if table.input_share is not None and not keep_tied and loads_untied(file):
+        share = Share(min(table.input_share, 1.0), table.input_share_variance or 0.0)
+    return Damages(tensors, imatrix, importances, damages, anchors, at_anchor, errors, share)
 
 
 def _check_imatrix(table: DamageFile, path: str, imatrix: Imatrix | None) -> None:

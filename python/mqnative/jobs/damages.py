@@ -12,6 +12,7 @@ import numpy as np
 from mqnative.build.plan import ModelTensor, model_tensors
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix
+from mqnative.formats.tied import EMBEDDING
 from mqnative.jobs.candidates import Importances, all_targets, candidate_types, importances_of
 from mqnative.jobs.places import places_of
 from mqnative.measure.study import Study
@@ -19,6 +20,7 @@ from mqnative.measure.weight_error import TensorSweep
 from mqnative.predict.damage import Anchor, Damage, TensorCurve, damage_table
 from mqnative.predict.noise import LOSSLESS, Noise, floors, noise_of, with_activations, without_noise
 from mqnative.predict.priors import fast_table
+from mqnative.predict.tied import Share, damages_of_uses
 
 Chunks = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -83,6 +85,7 @@ class Measured:
         floor: KLD that any mix pays once, because the reference rounds its activations.
         notes: what a reader should know of where it comes from.
         at_anchor: predicted damage at the anchor type, or at a tensor's worst type where it has none.
+        share: the input's, of what a tied embedding loses; None if it is not to be untied.
     """
 
     tensors: dict[str, ModelTensor]
@@ -95,6 +98,12 @@ class Measured:
     floor: float = 0.0
     notes: tuple[str, ...] = ()
     at_anchor: dict[str, Damage] = field(default_factory=dict)
+    share: Share | None = None
+
+    @property
+    def uses(self) -> Mapping[str, Mapping[str, Damage]]:
+        """Damage of either use of a tied embedding by type; empty if it is not to be untied."""
+        return {} if self.share is None else damages_of_uses(self.table[EMBEDDING], self.share)
 
 
 def plan_measures(

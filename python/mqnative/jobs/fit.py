@@ -11,7 +11,9 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.gguf_rules import DEFAULT_ALIGNMENT, padded
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.recipe import Recipe
-from mqnative.jobs.known import Damages
+from mqnative.formats.tied import EMBEDDING, HEAD
+from mqnative.jobs.known import Damages, Table
+from mqnative.predict.damage import Damage
 from mqnative.solve.constraints import NO_CONSTRAINTS, Constraints
 from mqnative.solve.exact import solve_exact
 from mqnative.solve.explain import Explanation, explain
@@ -95,7 +97,9 @@ class Case:
                 for t, d in by_type.items()
                 if t != info.qtype.name
             ]
-            items.append(Item(name, tuple(choices), importance[name]))
+            untied = name == EMBEDDING and self.damages.share is not None
+            choices += _untied(choices, self.damages.uses) if untied else []
+            items.append(Item(name, tuple(choices), importance[name], HEAD if untied else None))
         return Problem(tuple(items), header_bytes + self.fixed_tensor_bytes())
 
     def fixed_tensor_bytes(self) -> int:
@@ -110,6 +114,31 @@ class Case:
             ConstraintError, InfeasibleConstraintsError: as `mqnative.solve.feasible.restricted`.
         """
         return restricted(self.problem(header_bytes), constraints, facts, fixed=self.damages.fixed)
+
+
+def _untied(tied: list[Choice], uses: Table) -> list[Choice]:
+    """Every pair of types for the two uses of an embedding; equal ones are what tying is for."""
+
+    def damage(name: str, choice: Choice) -> Damage:
+        return uses[name].get(choice.qtype, Damage(0.0, 0.0))
+
+    found = []
+    for first in tied:
+        for second in tied:
+            if first is second:
+                continue
+            parts = ((EMBEDDING, first.qtype), (HEAD, second.qtype))
+            of_input, of_head = damage(EMBEDDING, first), damage(HEAD, second)
+            found.append(
+                Choice(
+                    f"{first.qtype} + {second.qtype}",
+                    first.size_bytes + second.size_bytes,
+                    of_input.mean + of_head.mean,
+                    of_input.variance + of_head.variance,
+                    parts,
+                )
+            )
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from mqnative.build.plan import ModelTensor
 from mqnative.errors import UnsupportedTypeError
 from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.qtypes import all_types
+from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.candidates import Importances
 from mqnative.jobs.damages import Measured
 from mqnative.predict.damage import Damage
+from mqnative.predict.tied import Share, damages_of_uses
 from mqnative.solve.limits import TensorFacts
 
 Table = Mapping[str, Mapping[str, Damage]]
@@ -45,6 +47,7 @@ class Damages:
         anchors: tensor -> type that it was probed at.
         at_anchor: damage there.
         errors: by tensor.
+        share: the input's, of what a tied embedding loses; None if it is not to be untied.
     """
 
     tensors: Mapping[str, ModelTensor]
@@ -54,6 +57,12 @@ class Damages:
     anchors: Mapping[str, str]
     at_anchor: Mapping[str, Damage]
     errors: Mapping[str, WeightErrors]
+    share: Share | None = None
+
+    @property
+    def uses(self) -> Table:
+        """Damage of either use of a tied embedding by type; empty if it is not to be untied."""
+        return {} if self.share is None else damages_of_uses(self.table[EMBEDDING], self.share)
 
     @property
     def fixed(self) -> tuple[str, ...]:
@@ -84,6 +93,8 @@ class Damages:
                 errors.rms,
                 importance[name],
             )
+        if self.share is not None:
+            found[HEAD] = found[EMBEDDING]
         return found
 
 
@@ -105,6 +116,7 @@ def damages_of(measured: Measured) -> Damages:
         measured.anchors,
         measured.at_anchor,
         errors,
+        measured.share,
     )
 
 

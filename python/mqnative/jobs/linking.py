@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 
 from mqnative.formats.qtypes import qtype
+from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.known import Damages
 from mqnative.predict.damage import Damage, predict_mix
@@ -42,13 +43,20 @@ def random_mix(measured: Measured, level: float, seed: int) -> dict[str, str]:
 
 def damage_sum(measured: Measured | Damages, types: Mapping[str, str]) -> Damage | None:
     """The sum of the tensors' damages; None where a type was not measured."""
-    chosen, table = {}, {}
+    chosen: dict[str, str] = {}
+    table: dict[str, dict[str, Damage]] = {}
     for name, by_type in measured.table.items():
         own = measured.tensors[name].qtype_name
-        table[name] = {**by_type, own: Damage(0.0, 0.0)}
-        chosen[name] = types[name]
-        if types[name] not in table[name]:
-            return None
+        if name == EMBEDDING and HEAD in types and measured.share is not None:
+            # Untied: either use for itself.
+            for use in (EMBEDDING, HEAD):
+                table[use] = {**measured.uses[use], own: Damage(0.0, 0.0)}
+                chosen[use] = types[use]
+        else:
+            table[name] = {**by_type, own: Damage(0.0, 0.0)}
+            chosen[name] = types[name]
+    if any(t not in table[name] for name, t in chosen.items()):
+        return None
     return predict_mix(table, chosen)
 
 

@@ -55,6 +55,7 @@ def obtain(run: Run, text: Path | None, imatrix: Imatrix | None, table: Path | N
             run.study.identity.model,
             None if run.options.importance == "none" else imatrix,
             run.options.measured_types,
+            keep_tied=run.options.keep_tied,
         )
         return Obtained({"none" if found.imatrix is None else "imatrix": found}, None)
     assert text is not None

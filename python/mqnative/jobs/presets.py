@@ -56,7 +56,7 @@ def rivals(
         missing = (
             name
             for name, weights in importances.items()
-            if weights is None and requires_imatrix(name, types[name], ftype=preset.ftype)
+            if weights is None and name in types and requires_imatrix(name, types[name], ftype=preset.ftype)
         )
         if any(missing):
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mqnative.core.presets import presets
 from mqnative.formats.atomic import write_text_atomic
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.manifest import Manifest, write_manifest
+from mqnative.formats.tied import HEAD
 from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.frontier_facts import frontier_facts
@@ -98,6 +99,9 @@ def _manifest(outcome: Outcome, report: Report, files: dict[str, int]) -> Manife
 def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], command: str) -> Report:
     """The run as the report sees it."""
     measured, plan, predicted = outcome.measured, outcome.fit.plan, outcome.predicted
+    # Untied, either use of the embedding has rows of its own.
+    uses = measured.uses if HEAD in plan.types else {}
+    shown = replace(measured, table=measured.table | {name: dict(d) for name, d in uses.items()})
     mixes = [
         MixRow(
             f"mqnative {plan.bpw:.2f} bpw",
@@ -123,7 +127,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
         target=_target(outcome),
         ppl_ref=outcome.ppl_ref,
         mixes=tuple(mixes),
-        tensors=tuple(_tensor_row(t, measured) for t in plan.tensors),
+        tensors=tuple(_tensor_row(t, shown) for t in plan.tensors),
         steps=tuple(step_row(s) for s in outcome.steps),
         notes=tuple(notes_of(outcome)),
         provenance={
@@ -151,7 +155,8 @@ def notes_of(outcome: Outcome) -> list[str]:
             f"{len(unseen)} expert tensors hold experts that no calibration token reached, such as "
             f"{unseen[0]}; their damage is estimated from the experts that were reached."
         )
-    without = [n for n, w in outcome.measured.importances.items() if w is None]
+    importances = outcome.measured.importances
+    without = [n for n in outcome.measured.tensors if n in importances and importances[n] is None]
     if imatrix is None:
         notes.append("No imatrix was used; types that need one were left out.")
     elif without:

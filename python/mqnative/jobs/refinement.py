@@ -104,12 +104,12 @@ def _round(
     if not moves:
         return Step(0, {}, 0.0, None, None), None
     mixes: dict[str, Mapping[str, str]] = {"": before}
-    mixes |= {_name(m): before | _types(found, m) for m in moves}
+    mixes |= {_name(m): _moved(found, m) for m in moves}
     means = mix_means(study, "refine", probe, mixes, importances)
     measured = [change(means[_name(m)].kld, means[""].kld) for m in moves]
     near = near_problem(found.problem, chosen, moves, posterior(moves, measured))
     solved, file = fit_problem(near, budget_bytes, plan)
-    changed = {n: t for n, t in solved.types.items() if t != found.solution.types[n]}
+    changed = {n: t for n, t in solved.types.items() if t != found.solution.types.get(n)}
     own = sum(c.damage for i in near.items for c in i.choices if c.qtype == chosen[i.name])
     promised = solved.damage - own
     if not changed or -promised < _LEAST_GAIN * own:
@@ -132,10 +132,13 @@ def _round(
     return step, replace(found, solution=refined, plan=file)
 
 
-def _types(found: Fit, move: Move) -> dict[str, str]:
-    """What a move makes of its tensors; several where they share a type."""
+def _moved(found: Fit, move: Move) -> dict[str, str]:
+    """The mix after a move; it changes several tensors where they share a type."""
     item = next(i for i in found.problem.items if i.name == move.name)
-    return next(c for c in item.choices if c.qtype == move.after).types(item.name)
+    choice = next(c for c in item.choices if c.qtype == move.after)
+    # A head that is tied again is no tensor any more.
+    rest = {n: t for n, t in found.plan.types.items() if n != item.second_use}
+    return rest | choice.types(item.name)
 
 
 def _name(move: Move) -> str:

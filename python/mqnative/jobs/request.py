@@ -37,6 +37,7 @@ class Request:
         constraints: as the command line writes them.
         method, settings: the solver.
         importance: whether the imatrix is used.
+        keep_tied: whether a head that is the embedding must stay so.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Request:
     method: str = "exact"
     settings: str = ""
     importance: str = "imatrix"
+    keep_tied: bool = False
 
     def key(self) -> str:
         """SHA-256, in hex."""
