@@ -9,13 +9,10 @@ from mqnative.report.choices import FrontierFacts
 from mqnative.report.frontier_part import frontier_part, placed_table, points_table
 from mqnative.report.frontier_plot import frontier_plot
 from mqnative.report.html import head
-from mqnative.report.palette import stylesheet
+from mqnative.report.standalone import standalone
 from mqnative.report.svg import escape
 
 _WIDTH, _HEIGHT = 900.0, 520.0
-# The name of SVG's vocabulary, which every drawing in a file of its own carries.
-_OWN_STYLE = "svg{font:12px sans-serif;background:var(--page);padding:12px}"
-_NAMESPACE = "http:" + "//www.w3.org/2000/svg"
 
 
 def frontier_page(facts: FrontierFacts, title: str) -> str:
@@ -39,15 +36,7 @@ def frontier_svg(facts: FrontierFacts) -> str:
     plot = frontier_plot(facts, "frontier", _WIDTH, _HEIGHT)
     if not plot:
         return ""
-    style = f"<style>{stylesheet()}{_css()}{_OWN_STYLE}</style>"
-    opening, rest = plot.split(">", 1)
-    size = f' xmlns="{_NAMESPACE}" width="{_WIDTH:g}" height="{_HEIGHT:g}"'
-    return f"{opening}{size}>{style}{rest}\n"
-
-
-@cache
-def _css() -> str:
-    return (files("mqnative.report") / "templates" / "report.css").read_text(encoding="utf-8").strip()
+    return standalone(plot)
 
 
 @cache
