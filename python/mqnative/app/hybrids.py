@@ -184,7 +184,7 @@ def _external(text: str) -> list[External]:
     from mqnative.app.models import hub_access
     from mqnative.app.output import ProgressMonitor
     from mqnative.errors import SourceError
-    from mqnative.jobs.hybrids.remote import learn_repository
+    from mqnative.hybrids.remote import learn_repository
     from mqnative.jobs.hybrids.request import External
     from mqnative.source.argument import FolderPath, HubModel, parse_source
     from mqnative.source.hub import Hub
@@ -194,7 +194,8 @@ def _external(text: str) -> list[External]:
         raise SourceError(f"--external {text} is a folder; give one of its files", path=text)
     if isinstance(source, HubModel):
         with ProgressMonitor() as monitor:
-            return learn_repository(Hub(hub_access()), source, monitor)
+            found = learn_repository(source, Hub(hub_access()), monitor=monitor)
+        return [External(Path(name), f"{source.repo}/{name}", config) for name, config in found.items()]
     return [External(source.path, text)]
 
 

@@ -65,7 +65,7 @@ def learn(
     is credited to its maker. With --preset, FILE is an unquantized model and nothing is quantized.
     """
     from mqnative.app.models import hub_access, local_model
-    from mqnative.app.output import print_json
+    from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.formats.atomic import check_output
     from mqnative.formats.groups import UserGroup
     from mqnative.formats.recipe import write_recipe
@@ -94,7 +94,10 @@ def learn(
     if preset is not None:
         config = learn_preset(file, preset, with_imatrix=not no_imatrix, groups=own)
     elif isinstance(source, HubModel):
-        learned = learn_repository(source, Hub(hub_access()), provider=provider, groups=own)
+        with ProgressMonitor() as monitor:
+            learned = learn_repository(
+                source, Hub(hub_access()), provider=provider, groups=own, monitor=monitor
+            )
         if source.file is None and len(learned) > 1:
             if output is not None or reference is not None:
                 first = next(iter(learned))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.errors import SourceError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.groups import UserGroup
@@ -21,15 +22,21 @@ from mqnative.source.outline import outline_gguf
 
 
 def learn_repository(
-    model: HubModel, hub: Hub, *, provider: str | None = None, groups: Iterable[UserGroup] = ()
+    model: HubModel,
+    hub: Hub,
+    *,
+    provider: str | None = None,
+    groups: Iterable[UserGroup] = (),
+    monitor: Monitor = NULL_MONITOR,
 ) -> dict[str, LearnedConfig]:
-    """Learn the types of the GGUF files of a repository.
+    """Learn the types of the quantized GGUF files of a repository.
 
     Args:
         model: the repository; where it names a file, that one alone is learned.
         hub: asked for headers.
         provider: who made them; by default what their metadata or names say, else the repository's owner.
         groups: of the user's own.
+        monitor: told the files.
 
     Returns:
         Name of the file, the first of a split one -> its types. The hash of a file that is not split is the
@@ -42,18 +49,24 @@ def learn_repository(
     """
     repository = list_repository(hub, model)
     groups = list(groups)
-    return {
-        found.name: _learn(found, hub, repository, provider, groups)
-        for found in _wanted(repository, model)
-    }  # fmt: skip
+    wanted = _wanted(repository, model)
+    learned = {}
+    monitor.start("headers", len(wanted), "files")
+    for i, group in enumerate(wanted, 1):
+        learned[group.name] = _learn(group, hub, repository, provider, groups)
+        monitor.update(i)
+    monitor.finish()
+    return learned
 
 
 def _wanted(repository: Repository, model: HubModel) -> list[GGUFGroup]:
     if model.file is not None:
         return [GGUFGroup(select_files(repository.files, model.repo, wanted=model.file).weights, "")]
-    found = gguf_groups(repository.files)
+    found = [group for group in gguf_groups(repository.files) if not group.unquantized]
     if not found:
-        raise SourceError(f"{model.repo} holds no GGUF to learn from; name a repository of quantized files")
+        raise SourceError(
+            f"{model.repo} holds no quantized GGUF file to learn from; name a repository that does"
+        )
     for group in found:
         if not group.complete:
             raise SourceError(
