@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hub_server import SIGNATURE, HubServer
+from hub_handlers import SIGNATURE
+from hub_server import HubServer
 
 READ = """
 import sys, huggingface_hub as h

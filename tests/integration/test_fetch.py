@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from cli_process import DONE, FAILED, USAGE, Finished, mqnative, started
-from hub_server import SIGNATURE, Content, Fault, HubServer, sparse
+from hub_content import Content, sparse
+from hub_handlers import SIGNATURE, Fault
+from hub_server import HubServer
 from mqnative import builtin
+from socket_watch import TOUCHED, watched
 
 TOKEN = "hf_" + "SECRET" * 5
 MEGABYTE = 1 << 20
@@ -291,25 +294,16 @@ def test_offline_opens_no_socket(machine: Machine) -> None:
     machine.hub.add("acme/tiny", checkpoint())
     machine.hub.add("acme/other", checkpoint())
     path = machine.fetch("acme/tiny")["path"]
-    watch = machine.folder / "watch"
-    watch.mkdir()
-    (watch / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "def hook(event, args):\n"
-        "    if event.startswith('socket.'):\n"
-        "        os.write(2, f'SOCKET {event}\\n'.encode())\n"
-        "        os._exit(77)\n"
-        "sys.addaudithook(hook)\n"
-    )
+    watch = watched(machine.folder / "watch")
     asked = len(machine.hub.requests)
     for offline in ({"HF_HUB_OFFLINE": "1"}, {"TRANSFORMERS_OFFLINE": "yes"}, {}):
         flags = [] if offline else ["--offline"]
-        env = {"PYTHONPATH": str(watch), **offline}
+        env = {**watch, **offline}
         assert machine.fetch("acme/tiny", *flags, **env)["path"] == path
         assert "acme/other is not in the hub's cache on this machine, and offline" in machine.refused(
             "acme/other", *flags, **env
         )
-    assert machine.run("fetch", "acme/tiny", PYTHONPATH=str(watch)).code == 77  # the watch works
+    assert machine.run("fetch", "acme/tiny", **watch).code == TOUCHED  # the watch works
     assert len(machine.hub.requests) == asked
 
 

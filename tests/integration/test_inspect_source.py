@@ -19,7 +19,8 @@ from hf_models import (
     tensor_shapes,
     write_checkpoint,
 )
-from hub_server import Content, HubServer, sparse
+from hub_content import Content, sparse
+from hub_server import HubServer
 from mqnative import builtin
 from mqnative.core.presets import preset_types, presets
 from mqnative.formats.gguf import GGUFFile, MetaValue
