@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from cli_process import DONE, FAILED, USAGE, Finished, mqnative, started
-from hub_server import SIGNATURE, Fault, HubServer
+from hub_handlers import SIGNATURE, Fault
+from hub_server import HubServer
 from mqnative import builtin
 from mqnative.report.jsonform import to_json
 from report_samples import dense
@@ -39,7 +40,8 @@ def finished(tmp_path: Path) -> Path:
     (folder / "work").mkdir(parents=True)
     model = builtin.MODEL.read_bytes()
     (folder / MODEL).write_bytes(model)
-    (folder / PROJECTOR).write_bytes(b"GGUF" + bytes(2_000_000))
+    projector = b"GGUF" + bytes(2_000_000)
+    (folder / PROJECTOR).write_bytes(projector)
     (folder / "recipe.yaml").write_text("mqnative: recipe/1\n")
     (folder / "report.html").write_text("<!DOCTYPE html>")
     (folder / "work" / "imatrix.gguf").write_bytes(b"GGUF imatrix")
@@ -51,6 +53,8 @@ def finished(tmp_path: Path) -> Path:
         "model_file": MODEL,
         "files": {n: (folder / n).stat().st_size for n in names},
         "files_sha256": {MODEL: hashlib.sha256(model).hexdigest()},
+        "mmproj": {"file": PROJECTOR, "sha256": hashlib.sha256(projector).hexdigest()},
+        "origin": f"acme/tiny@{'c0' * 20}",
         "evaluation": to_json(dense()),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -84,7 +88,7 @@ def published(hub: HubServer, folder: Path, *arguments: object) -> Any:
 
 
 def test_a_dry_run_shows_what_would_be_sent_and_opens_no_socket(hub: HubServer, finished: Path) -> None:
-    found = published(hub, finished, "--dry-run", "--base-model", "acme/tiny", "--license", "mit")
+    found = published(hub, finished, "--dry-run", "--license", "mit")
     assert {f["name"] for f in found["files"]} == PUBLISHED
     for file in found["files"]:
         if file["path"] is not None:
@@ -101,7 +105,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_opens_no_socket(hub: HubServer, 
     assert "| mix | size | bpw |" in body
     assert "![File size against KL divergence](plots/plot-1.svg)" in body
     assert f"llama-mtmd-cli -m {MODEL} --mmproj {PROJECTOR}" in body
-    assert f"mqnative build ORIGINAL.gguf -r recipe.yaml --imatrix work/imatrix.gguf -o {MODEL}" in body
+    assert f"mqnative build acme/tiny@{'c0' * 20} --manifest manifest.json -o {MODEL}" in body
     assert "notes.txt" not in body
 
 
@@ -199,6 +203,8 @@ def test_who_may_not_write_is_told_what_it_takes(hub: HubServer, finished: Path)
 
 
 def test_what_is_not_what_was_measured_is_not_published(hub: HubServer, finished: Path) -> None:
+    (finished / PROJECTOR).write_bytes(b"GGUF" + bytes(1_999_999) + b"!")
+    assert f"{PROJECTOR} is not what the manifest says" in run(hub, finished, "me/tiny-GGUF").err
     data = bytearray(builtin.MODEL.read_bytes())
     data[-1] ^= 1
     (finished / MODEL).write_bytes(data)
@@ -221,9 +227,34 @@ def test_a_card_of_ones_own_is_taken(hub: HubServer, finished: Path) -> None:
     assert published(hub, finished)["card"].endswith("# Mine\n")
     assert hub.repos["me/tiny-GGUF"].head()["README.md"].read(0, 100).endswith(b"# Mine\n")
     (finished / "README.md").write_text("# No metadata\n")
+    card = published(hub, finished)["card"]
+    assert card.endswith("---\n\n# No metadata\n")
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == "acme/tiny"
+    (finished / "README.md").write_text("---\nlicense: [\n---\n# Broken\n")
     done = run(hub, finished, "me/tiny-GGUF")
     assert done.code == FAILED
     assert "the hub refused the upload" in done.err
+
+
+def test_a_release_of_several_files_goes_out_as_it_lies_there(hub: HubServer, finished: Path) -> None:
+    second = "tiny-Q3.gguf"
+    (finished / second).write_bytes(builtin.MODEL.read_bytes()[:-1] + b"!")
+    (finished / "README.md").write_text("# A release\n")
+    names = (MODEL, second, "report.html", "README.md")
+    hashes = {n: hashlib.sha256((finished / n).read_bytes()).hexdigest() for n in names[:2]}
+    manifest = {
+        "mqnative": "hybrids/1",
+        "survivors": [{"model_path": n} for n in names[:2]],
+        "files": {n: (finished / n).stat().st_size for n in names},
+        "files_sha256": hashes,
+    }
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    found = published(hub, finished, "--base-model", "acme/tiny")
+    others = {"manifest.json", "work/imatrix.gguf", ".gitattributes"}
+    assert set(hub.repos["me/tiny-GGUF"].head()) == others | set(names)
+    assert found["card"].endswith("# A release\n")
+    (finished / second).write_bytes(builtin.MODEL.read_bytes())
+    assert f"{second} is not what the manifest says" in run(hub, finished, "me/tiny-GGUF").err
 
 
 @pytest.mark.parametrize("repo", ["tiny", "me/tiny/x.gguf", "me/tiny@v1", "me/ti--ny", "../x"])

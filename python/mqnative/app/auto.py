@@ -243,6 +243,7 @@ def _run(
             output,
             options,
             mmproj=source.mmproj,
+            origin="" if source.origin is None else str(source.origin),
             command=command,
             force=force,
             monitor=monitor,

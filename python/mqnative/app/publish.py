@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 )
 @click.argument("folder", type=PATH)
 @click.argument("repo")
-@click.option("--base-model", default="", help="Hub id of the original; default: what the GGUF says.")
+@click.option("--base-model", default="", help="Hub id of the original; default: as recorded.")
 @click.option("--license", "license_id", default="", help="Licence on the card; default: what the GGUF says.")
 @click.option("--private", is_flag=True, help="If the repository is made, make it private.")
 @click.option("-m", "--message", default="", help="Of the commit.")

@@ -29,17 +29,19 @@ def fetch_model(model: HubModel, hub: Hub, monitor: Monitor = NULL_MONITOR) -> R
         as `find_reference`.
     """
     choice = choose(hub, model, monitor)
+    origin = replace(model, revision=choice.repository.commit)
     if choice.selection.kind == "gguf":
         if model.file is None:
             _require_unquantized(hub, choice)
         fetched = fetch_choice(hub, choice, monitor)
-        return direct(fetched.folder, choice.selection.weights, choice.selection.mmproj)
+        found = direct(fetched.folder, choice.selection.weights, choice.selection.mmproj)
+        return replace(found, origin=origin)
     _require_convertible(hub, choice, monitor)
     fetched = fetch_choice(hub, choice, monitor)
     opened = open_checkpoint(fetched.folder, choice.selection, model.name)
     # Of the hub's files the names of the contents are known, which say more than dates.
     etags = {f.name: f for f in choice.files}
-    return replace(opened, files=tuple(etags.get(f.name, f) for f in opened.files))
+    return replace(opened, files=tuple(etags.get(f.name, f) for f in opened.files), origin=origin)
 
 
 def outlined_checkpoint(

@@ -43,6 +43,7 @@ def auto(
     options: Options,
     *,
     mmproj: Path | None = None,
+    origin: str = "",
     command: str = "",
     force: bool = False,
     monitor: Monitor = NULL_MONITOR,
@@ -56,6 +57,7 @@ def auto(
         output: folder for model, recipe, manifest and reports; made if missing.
         options: budget and effort.
         mmproj: a projector for images or sound, which goes into the folder as it is.
+        origin: the hub id and commit that the model is from, for the manifest.
         command: the call as the report shows it.
         force: use a folder that holds another run.
         monitor: told every step.
@@ -74,13 +76,14 @@ def auto(
             report = from_json(manifest["evaluation"])
         else:
             texts = (calib,) if evaluation is None else (calib, evaluation)
-            extra = () if mmproj is None else (_passed_through(mmproj, output),)
-            report, manifest = publish(outcome, folder, model.name, texts, command, extra)
+            passed = None if mmproj is None else _passed_through(mmproj, output)
+            report, manifest = publish(outcome, folder, model.name, texts, command, passed, origin)
     return Finished(report, manifest, output / manifest["model_file"], outcome is None)
 
 
-def _passed_through(source: Path, folder: Path) -> str:
-    """Copy a file into the folder; its name."""
-    with atomic_path(folder / source.name) as temporary:
+def _passed_through(source: Path, folder: Path) -> Path:
+    """Copy a file into the folder; the copy."""
+    copy = folder / source.name
+    with atomic_path(copy) as temporary:
         shutil.copyfile(source, temporary)
-    return source.name
+    return copy

@@ -11,7 +11,7 @@ from typing import Any
 
 from mqnative.errors import FormatError, GGUFError, SourceError
 from mqnative.formats.gguf import GGUFFile
-from mqnative.report.card import CardFacts, CardFile, model_card
+from mqnative.report.card import CardFacts, CardFile, model_card, with_metadata
 from mqnative.report.jsonform import from_json
 from mqnative.report.standalone import plot_files
 from mqnative.report.summary import Report
@@ -79,9 +79,9 @@ def plan_publication(folder: Path, repo: str, *, base_model: str = "", license_i
     """Gather what a finished folder holds.
 
     Args:
-        folder: of `mqnative auto`, `demo` or `build`: with a manifest.
+        folder: of `mqnative auto`, `demo`, `clone` or `hybrids`: with a manifest.
         repo: where to.
-        base_model: hub id of the original; empty: what the GGUF says.
+        base_model: hub id of the original; empty: where it was fetched from, or what the GGUF says.
         license_id: empty: what the GGUF says.
 
     Raises:
@@ -96,13 +96,10 @@ def plan_publication(folder: Path, repo: str, *, base_model: str = "", license_i
     drawings = {} if report is None else plot_files(report)
     plots = {f"plots/plot-{i + 1}.svg": (title, text) for i, (title, text) in enumerate(drawings.items())}
     files += [_made(name, text.encode()) for name, (_, text) in plots.items()]
+    titles = {title: name for name, (title, _) in plots.items()}
+    facts = _card_facts(folder, repo, manifest, files, titles, base_model, license_id)
     own = folder / CARD
-    if own.is_file():
-        card = own.read_text(encoding="utf-8")
-    else:
-        titles = {title: name for name, (title, _) in plots.items()}
-        facts = _card_facts(folder, repo, manifest, files, titles, base_model, license_id)
-        card = model_card(facts, report)
+    card = with_metadata(_text(own), facts) if own.is_file() else model_card(facts, report)
     return Publication(repo, (*files, _made(CARD, card.encode())), card)
 
 
@@ -117,14 +114,29 @@ def _manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise FormatError(f"{path} is damaged; run the command that made it again", path=str(path)) from error
-    if not isinstance(found, dict) or not isinstance(found.get("model_file"), str):
+    if not isinstance(found, dict) or _model_file(found) is None:
         raise FormatError(f"{path} names no model_file; run the command that made it again", path=str(path))
     return found
 
 
+def _model_file(manifest: Mapping[str, Any]) -> str | None:
+    """The model; of a release of several the first one."""
+    survivors = manifest.get("survivors")
+    first = survivors[0] if isinstance(survivors, list) and survivors else {}
+    name = manifest.get("model_file") or (first.get("model_path") if isinstance(first, dict) else None)
+    return name if isinstance(name, str) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} cannot be read as text: {error}", path=str(path)) from error
+
+
 def _names(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """The model first, then what belongs to it, then what explains it."""
-    model = str(manifest["model_file"])
+    model = str(_model_file(manifest))
     listed = manifest.get("files")
     names = [model, *(n for n in (listed if isinstance(listed, (dict, list)) else ()) if n != model)]
     for name in names:
@@ -134,7 +146,7 @@ def _names(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
             )
     if (folder / _IMATRIX).is_file():
         names.append(_IMATRIX)
-    return list(dict.fromkeys([*names, MANIFEST]))
+    return [name for name in dict.fromkeys([*names, MANIFEST]) if name != CARD]
 
 
 def _published(folder: Path, name: str) -> PublishedFile:
@@ -160,10 +172,11 @@ def _made(name: str, content: bytes) -> PublishedFile:
 
 def _check(folder: Path, manifest: Mapping[str, Any], files: list[PublishedFile]) -> None:
     """Nothing goes out that is not what was measured."""
-    sizes, hashes = manifest.get("files"), manifest.get("files_sha256")
+    sizes, hashes, mmproj = (manifest.get(k) for k in ("files", "files_sha256", "mmproj"))
     by_name = {f.name: f for f in files}
-    model = by_name[str(manifest["model_file"])]
-    expected = {model.name: manifest.get("model_sha256")} | (hashes if isinstance(hashes, dict) else {})
+    expected = dict(hashes) if isinstance(hashes, dict) else {}
+    if isinstance(mmproj, dict):
+        expected[mmproj.get("file")] = mmproj.get("sha256")
     for name, file in by_name.items():
         size = sizes.get(name) if isinstance(sizes, dict) else None
         if (size is not None and size != file.size_bytes) or expected.get(name) not in (
@@ -197,23 +210,30 @@ def _card_facts(
     base_model: str,
     license_id: str,
 ) -> CardFacts:
-    model = str(manifest["model_file"])
+    model = str(_model_file(manifest))
     said = _said_by(folder / model)
     mmproj = next((f.name for f in files if f.name.startswith("mmproj") and f.name.endswith(".gguf")), "")
-    rebuild = ""
-    if any(f.name == "recipe.yaml" for f in files):
-        imatrix = f" --imatrix {_IMATRIX}" if any(f.name == _IMATRIX for f in files) else ""
-        rebuild = f"mqnative build ORIGINAL.gguf -r recipe.yaml{imatrix} -o {model}"
+    origin = manifest.get("origin")
+    origin = origin if isinstance(origin, str) else ""
+    rebuild = (
+        f"hf download {repo} --include {MANIFEST} 'work/*' --local-dir .\n"
+        f"mqnative build {origin or 'ORIGINAL.gguf'} --manifest {MANIFEST} -o {model}"
+    )
     return CardFacts(
         repo,
         model,
         [CardFile(f.name, f.size_bytes, _what(f.name, model), f.sha256) for f in files],
-        base_model or said.get("base_model", ""),
+        base_model or _repo_of(origin) or said.get("base_model", ""),
         license_id or said.get("license", ""),
         mmproj,
         plots,
         rebuild,
     )
+
+
+def _repo_of(origin: str) -> str:
+    """Its repository, without file and commit."""
+    return "/".join(origin.partition("@")[0].split("/")[:2])
 
 
 def _what(name: str, model: str) -> str:

@@ -29,6 +29,7 @@ from mqnative.report.html import to_html
 from mqnative.report.jsonform import to_json
 from mqnative.report.markdown import to_markdown
 from mqnative.report.summary import Figures, LinkRow, MixRow, Report, StepTime, TensorRow
+from mqnative.source.identity import file_sha256
 
 
 def publish(
@@ -37,7 +38,8 @@ def publish(
     source_name: str,
     texts: tuple[Path, ...],
     command: str,
-    extra: tuple[str, ...] = (),
+    mmproj: Path | None = None,
+    origin: str = "",
 ) -> tuple[Report, dict[str, Any]]:
     """Write report.html, report.md, report.json and, last of all, manifest.json.
 
@@ -47,7 +49,8 @@ def publish(
         source_name: the model's file name.
         texts: calibration text and, if there was one, held-out text.
         command: the call that makes the same again.
-        extra: files in the folder that belong to the model.
+        mmproj: a projector for images or sound in the folder, which belongs to the model.
+        origin: the hub id and commit that the model is from.
 
     Returns:
         The report and the manifest.
@@ -60,14 +63,17 @@ def publish(
     }
     for name, text in outputs.items():
         write_text_atomic(folder.path / name, text)
-    names = [outcome.model_path.name, *extra, "recipe.yaml", *outputs]
+    passed = () if mmproj is None else (mmproj.name,)
+    names = [outcome.model_path.name, *passed, "recipe.yaml", *outputs]
     files = {n: (folder.path / n).stat().st_size for n in names}
-    manifest = _manifest(outcome, report, files)
+    manifest = _manifest(outcome, report, files, mmproj, origin)
     write_manifest(folder.manifest, manifest)
     return report, manifest.to_json()
 
 
-def _manifest(outcome: Outcome, report: Report, files: dict[str, int]) -> Manifest:
+def _manifest(
+    outcome: Outcome, report: Report, files: dict[str, int], mmproj: Path | None, origin: str
+) -> Manifest:
     """Everything needed to make the same bytes again and to check the claims."""
     plan = outcome.fit.plan
     predicted = outcome.predicted
@@ -82,6 +88,8 @@ def _manifest(outcome: Outcome, report: Report, files: dict[str, int]) -> Manife
             for r in outcome.net.presets.values()
         ],
         "files": files,
+        "origin": origin or None,
+        "mmproj": None if mmproj is None else {"file": mmproj.name, "sha256": file_sha256([mmproj])},
     }
     with GGUFFile.open(plan.source) as source:
         return manifest_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def converted(model: CheckpointFolder, monitor: Monitor = NULL_MONITOR) -> Refer
     with named_lock(home(), f"reference {key}"):
         kept = _recall(folder, key)
         if kept is not None:
-            return kept
+            return replace(kept, origin=model.origin)
         require_packages()
         require_space(
             folder, sum(t.size_bytes for t in model.checkpoint.tensors.values()), f"{model.name} as a GGUF"
@@ -88,7 +89,7 @@ def converted(model: CheckpointFolder, monitor: Monitor = NULL_MONITOR) -> Refer
         with staged(model) as place:
             run_conversion(Conversion(str(place), str(output), outtype), monitor)
             mmproj = convert_mmproj(model, place, output, notes, monitor)
-        found = Reference(output, mmproj, tuple(notes))
+        found = Reference(output, mmproj, tuple(notes), model.origin)
         _record(folder, key, found)
         return found
 

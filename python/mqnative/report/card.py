@@ -63,7 +63,7 @@ def model_card(facts: CardFacts, report: Report | None) -> str:
         facts: what is published.
         report: the figures; None if nothing was measured.
     """
-    parts = [f"---\n{yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)}---"]
+    parts = [_front(facts)]
     if report is None:
         parts.append(f"# {escape(facts.repo.partition('/')[2])}")
         parts.append("A mixed-precision GGUF, with a type chosen for every tensor.")
@@ -75,6 +75,15 @@ def model_card(facts: CardFacts, report: Report | None) -> str:
         parts += ["## How to make the same bytes again", fenced(facts.rebuild)]
     parts += ["## Files", _files(facts)]
     return "\n\n".join(parts) + "\n"
+
+
+def with_metadata(card: str, facts: CardFacts) -> str:
+    """A card of the user's own; what the hub reads is put before it, unless it is there."""
+    return card if card.startswith("---") else f"{_front(facts)}\n\n{card}"
+
+
+def _front(facts: CardFacts) -> str:
+    return f"---\n{yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)}---"
 
 
 def _metadata(facts: CardFacts) -> dict[str, object]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mqnative.errors import SourceError
 from mqnative.formats.safetensors import StoredTensor
+from mqnative.source.argument import HubModel
 from mqnative.source.checkpoint import Checkpoint, folder_reader, read_checkpoint
 from mqnative.source.hub_cache import list_folder
 from mqnative.source.listing import CONFIG, INDEX, ListedFile, Selection, select_files
@@ -31,6 +32,7 @@ class CheckpointFolder:
         files: that make the model.
         config: what ``config.json`` says.
         checkpoint: its tensors.
+        origin: where on the hub it is from, with its commit.
     """
 
     name: str
@@ -38,6 +40,7 @@ class CheckpointFolder:
     files: tuple[ListedFile, ...]
     config: Mapping[str, Any]
     checkpoint: Checkpoint
+    origin: HubModel | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ class Reference:
         path: the file, the first of a split one.
         mmproj: the projector for images or sound that belongs to it.
         notes: what a user should know of it.
+        origin: where on the hub it is from, with its commit.
     """
 
     path: Path
     mmproj: Path | None = None
     notes: tuple[str, ...] = ()
+    origin: HubModel | None = None
 
 
 def direct(folder: Path, weights: tuple[ListedFile, ...], mmproj: tuple[ListedFile, ...]) -> Reference:

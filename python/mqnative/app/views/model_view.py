@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.groups import label_tensors
-from mqnative.formats.qtypes import qtype
 from mqnative.jobs.stored_model import Known
 from mqnative.report.numbers import plain, size_text
 from mqnative.report.summary import LinkRow, Report, TensorRow
@@ -73,13 +72,7 @@ class ModelView:
         """Weights in all tensors."""
         return sum(t.n_weights for t in self.tensors)
 
-    @cached_property
-    def original_bytes(self) -> int:
-        """The whole file with every tensor as it is stored."""
-        sizes = (qtype(t.source_type).tensor_bytes(t.shape) for t in self.tensors)
-        return self.fixed_bytes + sum(map(padded, sizes))
-
-    @cached_property
+    @property
     def is_measured(self) -> bool:
         """Whether damages are known, so that a recipe can be chosen."""
         return any(t.curve for t in self.tensors)

@@ -45,7 +45,6 @@ class _Page:
     def __init__(self, workspace: Workspace, session: Session) -> None:
         self.workspace, self.session, self.view = workspace, session, session.view
         self.other: tuple[str, Mapping[str, str]] | None = None
-        self._knees: dict[str, dict[str, tuple[str, ...]]] = {}
         self.tensor = next((t.name for t in self.view.tensors if t.curve), "")
 
     def show(self) -> None:
@@ -175,10 +174,9 @@ class _Page:
         if rows:
             self.grid.run_grid_method("applyTransaction", {"update": rows})
         self.tiles.set_content(tiles(view, draft, self.other))
-        self._show_edit()
         if self.tensor in names:
-            # The figures first: the plot takes longer to draw.
-            ui.timer(0.01, self._show_curve, once=True)
+            self._show_curve()
+        self._show_edit()
 
     def _show_curve(self) -> None:
         tensor = self.view.by_name[self.tensor]
@@ -187,11 +185,8 @@ class _Page:
             f'<a class="soft" href="/model/{self.view.key}/tensor?name={escape(self.tensor)}">all figures</a>'
         )
         self.curve_title.set_content(f"<h3>{escape(self.tensor)} · {escape(chosen)} · {link}</h3>")
-        if self.tensor not in self._knees:
-            self._knees[self.tensor] = tensor_knees(tensor)
-        knees = self._knees[self.tensor]
         self.curve.set_content(
-            curve_plot(tensor, chosen, "damage", knees, width=370, height=300, name="side")
+            curve_plot(tensor, chosen, "damage", tensor_knees(tensor), width=370, height=300, name="side")
         )
 
     def _show_edit(self) -> None:
