@@ -19,9 +19,9 @@ WITH_TOOLS = [
 ]
 
 
-def install(session: nox.Session) -> dict[str, str]:
+def install(session: nox.Session, extras: str = "test") -> dict[str, str]:
     """Install the package with its test tools; returns the environment the tests need."""
-    session.install(".[test]", *WITH_TOOLS)
+    session.install(f".[{extras}]", *WITH_TOOLS)
     return {"MQNATIVE_UPSTREAM_BIN": str(BUILD_DIR / "bin")}
 
 
@@ -34,6 +34,14 @@ def tests(session: nox.Session) -> None:
     session.run("mypy")
     session.run("clang-format", "--dry-run", "--Werror", *map(str, sorted((HERE / "csrc").glob("*.[ch]pp"))))
     session.run("pytest", *session.posargs, env=env)
+
+
+@nox.session
+def converter(session: nox.Session) -> None:
+    """Try llama.cpp's converter, which takes torch; the first session leaves these tests out."""
+    env = install(session, "test,convert")
+    tests = ("tests/integration/test_convert.py", "tests/integration/test_hub_auto.py")
+    session.run("pytest", *tests, *session.posargs, env=env)
 
 
 @nox.session
