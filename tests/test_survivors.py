@@ -205,6 +205,10 @@ def test_intervals_of_a_family_are_wider_than_one_alone_and_hold_together() -> N
         missed += verdicts != {"tie"}
     # All mixes are equal in truth: in at most about 5 % of the families any pair may look different.
     assert missed <= 18
+    # One mix that is clearly worse does not hide what can be told of the others.
+    far = Contest(klds | {"far": 3.0 * klds["m0"]})
+    assert far.verdict("far", "m1") == "worse"
+    assert far.critical <= 1.02 * contest.critical
     alone = judge_together({"a": klds["m0"], "b": klds["m1"]}, [{"a": 1.0, "b": -1.0}])
     assert alone.critical < contest.critical
 

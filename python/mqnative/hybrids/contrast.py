@@ -3,10 +3,11 @@
 Whoever compares hundreds of mixes on one text finds some that are better by chance. The intervals here are as
 wide as it takes for all of a family to cover the truth with 95 %: chunks are drawn again and again, each time
 every difference is put over its own standard error, and the largest of them decides how many standard errors
-an interval has. Mixes that err on the same tokens deviate together, so that this asks for less than as many
-independent tests; where it would ask for more, which very few chunks make it, Bonferroni's bound serves.
+an interval has. What is clear at that width leaves the family, and the rest is judged again. Mixes that err
+on the same tokens deviate together, so that this asks for less than as many independent tests; where it would
+ask for more, which very few chunks make it, Bonferroni's bound serves.
 
-Source: Westfall and Young (1993), Resampling-Based Multiple Testing, single-step max-T; Hall (1992), The
+Source: Westfall and Young (1993), Resampling-Based Multiple Testing, step-down max-T; Hall (1992), The
 Bootstrap and Edgeworth Expansion, percentile-t. Chunks are dealt at random and so are drawn one by one.
 """
 
@@ -35,7 +36,8 @@ class Family:
 
     Attributes:
         estimates: one for each contrast, in their order: value, standard error, simultaneous 95 % interval.
-        critical: half of an interval in standard errors; about 1.96 for a single contrast on much text.
+        critical: half of an interval in standard errors for what is least clear; about 1.96 for a single
+            contrast on much text, more for what was decided before it.
     """
 
     estimates: tuple[Estimate, ...]
@@ -70,35 +72,57 @@ def judge_together(klds: Mapping[str, F64Vector], contrasts: Sequence[Weights]) 
     values = chunks.mean(axis=1)
     errors = chunks.std(axis=1, ddof=1) / np.sqrt(n)
     errors[errors <= _ROUNDING * (np.abs(factors) @ np.abs(matrix).mean(axis=1))] = 0.0
-    critical = _critical(chunks[errors > 0])
+    widths = np.zeros(len(values))
+    moving = errors > 0
+    widths[moving] = _critical(chunks[moving], np.abs(values[moving]) / errors[moving])
+    half = widths * errors
     return Family(
         tuple(
-            Estimate(float(v), float(e), (float(v - critical * e), float(v + critical * e)))
-            for v, e in zip(values, errors, strict=True)
+            Estimate(float(v), float(e), (float(v - h), float(v + h)))
+            for v, e, h in zip(values, errors, half, strict=True)
         ),
-        critical,
+        float(widths[moving].min()) if moving.any() else 0.0,
     )
 
 
-def _critical(chunks: npt.NDArray[np.float64]) -> float:
-    """How many standard errors half of an interval has; chunks: float64, shape (n_contrasts, n_chunks)."""
-    n_contrasts, n = chunks.shape
+def _critical(chunks: npt.NDArray[np.float64], found: F64Vector) -> F64Vector:
+    """How many standard errors half of each interval has.
+
+    Step by step: what is decided at one width leaves the family, and the rest needs less.
+
+    Args:
+        chunks: float64, shape (n_contrasts, n_chunks).
+        found: each contrast's value over its standard error, at least 0.
+    """
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-    bonferroni = float(stdtrit(n - 1, 1.0 - _ERROR_RATE / (2 * max(1, n_contrasts))))
-    if not n_contrasts:
-        return bonferroni
+    n = chunks.shape[1]
+    ratios = _resampled(chunks)
+    widths = np.zeros(len(found))
+    open_ = np.ones(len(found), np.bool_)
+    while open_.any():
+        largest = ratios[:, open_].max(axis=1)
+        width = float(np.percentile(largest, 100.0 * (1.0 - _ERROR_RATE), method="higher"))
+        width = min(width, float(stdtrit(n - 1, 1.0 - _ERROR_RATE / (2 * int(open_.sum())))))
+        widths[open_] = width
+        decided = open_ & (found > width)
+        if not decided.any():
+            break
+        open_ &= ~decided
+    return widths
+
+
+def _resampled(chunks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Deviations of resamples over their own standard errors: float64, shape (n_resamples, n_contrasts)."""
+    n = chunks.shape[1]
     counts = _draws(n)
-    values = chunks.mean(axis=1)
     # About their means, so that the squares below do not cancel.
-    centred = chunks - values[:, None]
+    centred = chunks - chunks.mean(axis=1)[:, None]
     deviations = counts @ centred.T / n
     variances = (counts @ (centred**2).T / n - deviations**2) / (n - 1)
     usable = variances > _ROUNDING * (centred**2).mean(axis=1)
-    ratios = np.abs(deviations) / np.sqrt(np.where(usable, variances, 1.0))
-    largest = np.where(usable, ratios, np.inf).max(axis=1)
-    found = float(np.percentile(largest, 100.0 * (1.0 - _ERROR_RATE), method="higher"))
-    return min(found, bonferroni)
+    ratios: npt.NDArray[np.float64] = np.abs(deviations) / np.sqrt(np.where(usable, variances, 1.0))
+    return np.where(usable, ratios, np.inf)
 
 
 def _draws(n: int) -> npt.NDArray[np.float64]:

@@ -165,8 +165,8 @@ def _notes(outcome: Outcome) -> list[str]:
         f"{len(choices) - len(bans)} stay.",
         f"{len(outcome.found.candidates)} candidates were solved for, "
         f"{sum(c.klds is not None for c in outcome.found.candidates.values())} measured in memory.",
-        f"{table.n_comparisons} pairs were compared on the same tokens; an interval has {table.critical:.1f} "
-        "standard errors on each side, so that all of them hold together with 95 %.",
+        f"{table.n_comparisons} pairs were compared on the same tokens; so that all verdicts hold together "
+        f"with 95 %, intervals of the least clear have {table.critical:.1f} standard errors on each side.",
     ]
     unproven = [s.name for s in table.survivors if s.name in outcome.proof.below_chord]
     unproven = [n for n in unproven if outcome.proof.below_chord[n].difference.ci95[1] >= 0]
