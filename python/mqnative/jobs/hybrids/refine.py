@@ -12,8 +12,8 @@ from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.uncertainty import Resamples, Verdict, mean_estimate, verdict
 from mqnative.refine.moves import Move, boundary, change, near_problem, posterior
 
-MOST_MOVES = 24
-MOVE_CHUNKS = 6
+MOST_MOVES = 16
+MOVE_CHUNKS = 4
 # Changes that promise less than this share of the mix' damage are not worth measuring.
 _LEAST_GAIN = 0.002
 
