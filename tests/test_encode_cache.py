@@ -42,7 +42,7 @@ from mqnative.source.encoded import EncodedTensors, weights_hash, worth_keeping
 from mqnative.source.identity import identify
 from mqnative.store import Store, encode_cache
 from mqnative.store.encode_cache import EncodeCache
-from mqnative.store.locks import named_lock
+from mqnative.store.locks import hold, named_lock
 from tiny_models import TinyModels
 
 SEED = 3407
@@ -220,16 +220,39 @@ def test_a_lower_limit_holds_from_the_start(folder: Path) -> None:
     assert files(folder) == ["b.enc", "c.enc"]
 
 
-@pytest.mark.parametrize(("age_s", "kept"), [(0, True), (23 * 3600, True), (25 * 3600, False)])
-def test_what_a_dead_process_left_goes_after_a_day(folder: Path, age_s: int, kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("age_s", "held", "kept"),
+    [(0, False, True), (5, False, False), (5, True, True), (23 * 3600, True, True), (25 * 3600, True, False)],
+)
+def test_what_a_dead_process_left_goes_at_once_and_what_is_written_stays(
+    folder: Path, age_s: int, held: bool, kept: bool
+) -> None:
     EncodeCache(folder, 10_000).put("key", some_blocks(10))
     left = folder / "0123456789abcdef.part"
     left.write_bytes(bytes(500))
     then = time.time() - age_s
     os.utime(left, (then, then))
-    EncodeCache(folder, 10_000)
+    with left.open("rb") as writer:
+        if held:
+            assert hold(writer.fileno())
+        EncodeCache(folder, 10_000)
     assert left.exists() == kept
     assert (folder / "key.enc").exists()
+
+
+def test_a_killed_writer_leaves_nothing_for_the_next_run(folder: Path) -> None:
+    code = (
+        "import sys, os, signal, numpy as np; from pathlib import Path\n"
+        "from mqnative.store.encode_cache import EncodeCache\n"
+        "with EncodeCache(Path(sys.argv[1]), 10_000).writer('key', 100) as part:\n"
+        "    part.write(np.zeros(50, np.uint8)); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    (left,) = folder.glob("*.part")
+    os.utime(left, (1, 1))
+    os.utime(left, (time.time() - 5, time.time() - 5))
+    EncodeCache(folder, 10_000)
+    assert list(folder.glob("*.part")) == []
 
 
 def test_files_that_are_not_ours_are_left_alone(folder: Path) -> None:

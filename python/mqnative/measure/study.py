@@ -8,9 +8,10 @@ numbers instead of measuring them again.
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 import time
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from mqnative.core.info import host_memory_bytes
 from mqnative.core.model import Model
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, thread_count
+from mqnative.formats.atomic import output_errors
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix, read_imatrix, write_imatrix
 from mqnative.measure.corpus import Corpus
@@ -28,6 +30,7 @@ from mqnative.source.encoded import EncodedTensors
 from mqnative.source.identity import Identity, identify
 from mqnative.store import Store, file_stamp
 from mqnative.store.encode_cache import EncodeCache
+from mqnative.store.paths import made_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,11 +122,11 @@ class Study:
                 started = time.monotonic()
                 found = collect_imatrix(self.model, corpus, monitor=self.monitor)
                 value = {"entries": len(found.entries), "n_chunks": corpus.n_chunks}
-                data = _imatrix_bytes(found)
+                data = _imatrix_bytes(self.store, found)
                 self.store.put("imatrix", inputs, value, data, elapsed_s=time.monotonic() - started)
             else:
                 data = row.data
-        return imatrix_from(data)
+        return imatrix_from(self.store, data)
 
     def lock(self, kind: str) -> AbstractContextManager[None]:
         """Hold one kind of measurement of this model; a second process waits and finds them in the store."""
@@ -143,16 +146,27 @@ def identity_of(store: Store, file: GGUFFile, n_threads: int) -> Identity:
     return found
 
 
-def _imatrix_bytes(imatrix: Imatrix) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "imatrix.gguf"
+def _imatrix_bytes(store: Store, imatrix: Imatrix) -> bytes:
+    with _scratch(store) as path:
         write_imatrix(path, imatrix)
         return path.read_bytes()
 
 
-def imatrix_from(data: bytes) -> Imatrix:
+def imatrix_from(store: Store, data: bytes) -> Imatrix:
     """The importance matrix of stored bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "imatrix.gguf"
+    with _scratch(store) as path, output_errors(path):
         path.write_bytes(data)
         return read_imatrix(path)
+
+
+@contextmanager
+def _scratch(store: Store) -> Iterator[Path]:
+    """The name of a file for a moment, in a folder that also loses what a killed process left in it."""
+    folder = store.folder / "scratch"
+    with store.lock("scratch"):
+        shutil.rmtree(folder, ignore_errors=True)
+        made_folder(folder)
+        try:
+            yield folder / "imatrix.gguf"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

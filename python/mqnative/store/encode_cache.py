@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from mqnative.errors import StoreError
 from mqnative.store.keys import content_key
-from mqnative.store.locks import named_lock
+from mqnative.store.locks import hold, named_lock
 from mqnative.store.paths import home
 
 LIMIT_VARIABLE = "MQNATIVE_CACHE_BYTES"
@@ -34,7 +34,9 @@ DEFAULT_LIMIT_BYTES = 20 * 10**9
 # The rest of the disk is for models.
 _SHARE_OF_DISK = 0.1
 _SUFFIX, _PART_SUFFIX = ".enc", ".part"
-# No encode takes that long, so that its process is dead.
+# A file that is this old may have no lock yet.
+_FIRST_MOMENT_NS = 1_000_000_000
+# No encode takes that long, so that its process is dead, where the file system has no locks.
 _PART_LIFETIME_S = 24 * 3600.0
 _LOCK = "encode cache"
 _MAGIC = b"MQNENC\x00\x01"
@@ -192,7 +194,7 @@ class EncodeCache:
             with named_lock(self.folder, _LOCK):
                 oldest = time.time_ns() - int(_PART_LIFETIME_S * 1e9)
                 for file in _files(self.folder):
-                    if file.path.endswith(_PART_SUFFIX) and file.used_ns < oldest:
+                    if file.path.endswith(_PART_SUFFIX) and (file.used_ns < oldest or _is_left(file)):
                         _removed(Path(file.path))
                 self._make_room()
         except (OSError, StoreError) as error:
@@ -221,6 +223,7 @@ class EntryWriter:
             try:
                 self._path = cache._new_part()
                 self._file = self._path.open("xb")
+                hold(self._file.fileno())
             except OSError as error:
                 cache._give_up(error)
 
@@ -274,6 +277,17 @@ def _files(folder: Path) -> list[_File]:
                     s = entry.stat()
                     found.append(_File(s.st_mtime_ns, entry.path, s.st_size))
     return found
+
+
+def _is_left(file: _File) -> bool:
+    """Whether nobody writes the file any more: its writer holds a lock on it from the first moment on."""
+    if time.time_ns() - file.used_ns < _FIRST_MOMENT_NS:
+        return False
+    try:
+        with Path(file.path).open("r+b") as opened:
+            return hold(opened.fileno())
+    except OSError:
+        return False
 
 
 def _touch(path: Path) -> None:

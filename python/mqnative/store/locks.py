@@ -60,6 +60,30 @@ def named_lock(folder: Path, name: str, on_wait: Callable[[], None] | None = Non
         os.close(descriptor)
 
 
+@contextmanager
+def try_named_lock(folder: Path, name: str) -> Iterator[bool]:
+    """Whether the lock was free and is held during the block; see `Store.try_lock`."""
+    descriptor = _open(lock_path(folder, name))
+    try:
+        held = _try(descriptor, name)
+        try:
+            yield held
+        finally:
+            if held:
+                _unlock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hold(descriptor: int) -> bool:
+    """Lock an open file of one's own until it is closed; whether that worked.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    return _try_lock(descriptor)
+
+
 def lock_path(folder: Path, name: str) -> Path:
     """The file of a lock. It is never removed, since a process that waits may have it open already."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
