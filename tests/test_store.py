@@ -557,7 +557,7 @@ class TestFailures:
             "import resource, sys; from pathlib import Path\n"
             "from mqnative.store import Store; from mqnative.errors import StoreError\n"
             "with Store.open(Path(sys.argv[1])) as s:\n"
-            "    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+            "    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
             "    try:\n"
             "        for n in range(100): s.put('probe', {'n': n}, {}, bytes(10_000)); print(n)\n"
             "    except StoreError as error: print(error, file=sys.stderr)\n"

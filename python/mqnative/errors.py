@@ -243,6 +243,25 @@ class StoreError(MQNativeError):
     version: int | None
 
 
+class JobError(MQNativeError):
+    """A job cannot do what was asked of it; ``job`` is its number."""
+
+    job: int | None
+
+
+class JobNotFoundError(JobError):
+    """There is no job of this number."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class JobStateError(JobError):
+    """A job's ``state`` does not allow it."""
+
+    state: str | None
+    exit_code: ClassVar[int] = 2
+
+
 class SourceError(MQNativeError, ValueError):
     """A model or a part of it is not where it should be: ``path``, or ``repo`` and ``file``."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mqnative.app.demands import constraint_options, keep_tied_option, method_options
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -102,6 +103,7 @@ def incumbent_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @effort_options
 @study_options
 @force_option
+@long_command
 @json_option
 def auto(
     model: Path,
@@ -187,6 +189,7 @@ def auto(
 @click.option("--bpw", type=click.FloatRange(min=0, min_open=True), default=_DEMO_BPW, show_default=True)
 @study_options
 @force_option
+@long_command
 @json_option
 def demo(
     output: Path,

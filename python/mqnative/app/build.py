@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import PATH, force_option, hub_options, imatrix_option, json_option
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-cache", is_flag=True, help="Encode every tensor anew, and keep none for later builds.")
 @force_option
+@long_command
 @json_option
 def build(
     model: Path | None,

@@ -12,12 +12,16 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mqnative.errors import MQNativeError, OperationCancelled
+
+if TYPE_CHECKING:
+    from mqnative.store.job_rows import Job
 
 # Name -> (module:function, what `mqnative --help` says). A module is imported when its command is used.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -48,8 +52,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write a finished job's report: HTML, Markdown, plots, JSON.",
     ),
     "ui": ("mqnative.app.ui.command:ui", "Open the page: look, edit, build, compare."),
+    "jobs": ("mqnative.app.jobs:jobs", "List, follow, pause, resume and plan long commands."),
 }
 
+# Under this name the context holds what was typed.
+ARGUMENTS = "mqnative.arguments"
+# And under this one the job that is run again: its number, and whether its log takes what is shown.
+RESUMED = "mqnative.resumed"
 # Click's mark for a paragraph whose lines stay as they are.
 _NO_WRAP = "\b\n"
 
@@ -124,22 +133,40 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _invoke(arguments: list[str]) -> int:
+def run_again(job: Job, *, logged: bool, as_json: bool) -> int:
+    """Run the command of a job in this process; returns the exit code.
+
+    Args:
+        job: the job.
+        logged: whether its log takes what would be shown.
+        as_json: whether to print one JSON object.
+    """
+    flags = ["--json"] if as_json else []
+    return run([job.kind, *flags, *job.argv], {RESUMED: (job.id, logged)})
+
+
+def _invoke(arguments: list[str], meta: Mapping[str, Any]) -> int:
     if "_MQNATIVE_COMPLETE" in os.environ:  # a shell asks what could follow
         cli.main(arguments, prog_name="mqnative")
     try:
         # Not main(), which hides how a run ended.
         with cli.make_context("mqnative", list(arguments)) as context:
+            context.meta.update({ARGUMENTS: tuple(arguments), **meta})
             cli.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
     return 0
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command line; returns the exit code."""
+def run(arguments: list[str], meta: Mapping[str, Any] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Args:
+        arguments: what follows ``mqnative``.
+        meta: what the context of every command holds besides.
+    """
     try:
-        return _invoke(arguments)
+        return _invoke(arguments, meta or {})
     except click.ClickException as error:
         if "--json" in arguments:
             click.echo(json.dumps({"error": "UsageError", "message": error.format_message()}))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 @ctx_option
 @study_options
 @force_option
+@long_command
 @json_option
 def clone(
     mix: Path,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     PATH,
     chunks_option,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @chunks_option
 @study_options
 @force_option
+@long_command
 @json_option
 def compare(
     reference: Path,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import PATH, force_option, imatrix_option, json_option, model_argument
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     "-t", "--threads", "n_threads", type=click.IntRange(1, 512), help="Default: every usable processor."
 )
 @force_option
+@long_command
 @json_option
 def convert(
     model: Path,

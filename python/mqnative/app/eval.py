@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     chunks_option,
     compute_options,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     "--compat", is_flag=True, help="llama-perplexity's own arithmetic, for numbers to put beside its output."
 )
 @compute_options
+@long_command
 @json_option
 def evaluate_command(
     model: Path,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import hub_options, json_option
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL")
 @click.option("--dry-run", is_flag=True, help="Show what would be downloaded.")
 @hub_options
+@long_command
 @json_option
 def fetch_command(model: str, dry_run: bool, as_json: bool) -> None:
     """Download MODEL (org/name, org/name@revision or org/name/file.gguf) into the hub's cache.

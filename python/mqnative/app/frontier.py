@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mqnative.app.demands import constraint_options, keep_tied_option
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -71,6 +72,7 @@ _SHOWN = 14
 @ctx_option
 @study_options
 @force_option
+@long_command
 @json_option
 def frontier(
     model: Path,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -99,6 +100,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @ctx_option
 @study_options
 @force_option
+@long_command
 @json_option
 def hybrids(
     model: Path,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     PATH,
     chunks_option,
@@ -69,6 +70,7 @@ def _number(text: str) -> float | None:
 @click.option("--legacy", is_flag=True, help="Write the older .dat form that ik_llama.cpp reads.")
 @compute_options
 @force_option
+@long_command
 @json_option
 def imatrix(
     model: Path,

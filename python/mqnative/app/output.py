@@ -24,8 +24,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from mqnative.app.command_job import command_job
+from mqnative.core.monitor import NULL_MONITOR
+
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from mqnative.core.monitor import Monitor
 
 _PLAIN_INTERVAL_S = 5.0
 # Of what is no terminal: wide enough for any path; tables are no wider than they need.
@@ -106,10 +111,19 @@ class _RateColumn(ProgressColumn):
 
 
 class ProgressMonitor:
-    """Shows steps on standard error: bars on a terminal, a line now and then elsewhere."""
+    """Shows steps on standard error: bars on a terminal, a line now and then elsewhere.
 
-    def __init__(self) -> None:
+    With the first one of a long command its job begins, and is told the same.
+
+    Args:
+        of_job: whether the steps are those of the running command's job.
+    """
+
+    def __init__(self, *, of_job: bool = True) -> None:
         self._bars = _bars() if sys.stderr.isatty() else None
+        self._command = command_job() if of_job else None
+        self._inner: Monitor = NULL_MONITOR
+        self._quiet = False
         self._task: Any = None
         self._step = ""
         self._unit = ""
@@ -119,6 +133,9 @@ class ProgressMonitor:
         self._shown = 0.0
 
     def __enter__(self) -> Self:
+        if self._command is not None:
+            self._inner = self._command.begin()
+            self._quiet = self._command.quiet
         if self._bars is not None:
             self._bars.start()
         return self
@@ -131,15 +148,17 @@ class ProgressMonitor:
         """A step of ``total`` units begins."""
         self._step, self._unit, self._total, self._done = step, unit, total, 0
         self._started = self._shown = time.monotonic()
+        self._inner.start(step, total, unit)
         if self._bars is not None:
             self._task = self._bars.add_task(step, total=total or None, unit=unit)
 
     def update(self, done: int) -> None:
         """``done`` units are finished."""
         self._done = done
+        self._inner.update(done)
         if self._bars is not None:
             self._bars.update(self._task, completed=done)
-        elif time.monotonic() - self._shown >= _PLAIN_INTERVAL_S:
+        elif not self._quiet and time.monotonic() - self._shown >= _PLAIN_INTERVAL_S:
             self._shown = time.monotonic()
             elapsed = self._shown - self._started
             rate = done / elapsed
@@ -152,9 +171,10 @@ class ProgressMonitor:
     def finish(self) -> None:
         """The step is over."""
         elapsed = time.monotonic() - self._started
+        self._inner.finish()
         if self._bars is not None:
             self._bars.update(self._task, completed=self._total)
-        elif elapsed >= _PLAIN_INTERVAL_S:
+        elif not self._quiet and elapsed >= _PLAIN_INTERVAL_S:
             rate = _rate(self._total / elapsed)
             click.echo(f"{self._step}: {self._total} {self._unit} in {elapsed:.1f} s, {rate}/s", err=True)
 

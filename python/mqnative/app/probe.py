@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     ctx_option,
     imatrix_option,
@@ -64,6 +65,7 @@ def metric_list(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
 )
 @ctx_option
 @study_options
+@long_command
 @json_option
 def probe(
     model: Path,

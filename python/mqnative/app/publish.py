@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import PATH, hub_options, json_option
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("-m", "--message", default="", help="Of the commit.")
 @click.option("--dry-run", is_flag=True, help="Show what would be uploaded; open no socket.")
 @hub_options
+@long_command
 @json_option
 def publish(
     folder: Path,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mqnative.app.demands import constraint_options, keep_tied_option, method_options
+from mqnative.app.long_command import long_command
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @ctx_option
 @study_options
 @force_option
+@long_command
 @json_option
 def solve(
     model: Path,

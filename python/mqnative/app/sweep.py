@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.long_command import long_command
 from mqnative.app.options import imatrix_option, json_option, model_argument, study_options, type_list
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _COLUMNS_WITHOUT_TYPES = (
     help="Relative half-width of the 95 % interval to reach by sampling rows; 0 takes every row.",
 )
 @study_options
+@long_command
 @json_option
 def sweep(
     model: Path,

@@ -82,7 +82,9 @@ def refine(
     while len(steps) < most_rounds:
         step, better = _round(study, found, budget_bytes, importances, plan, probe, select)
         steps.append(step)
-        study.store.put("refinement", _inputs(study, found, probe, select), _value(step))
+        inputs = _inputs(study, found, probe, select)
+        if study.store.get("refinement", inputs) is None:  # else it was made of what is stored already
+            study.store.put("refinement", inputs, _value(step))
         if better is None:
             break
         found = better

@@ -136,7 +136,7 @@ def _newest_imatrix(store: Store, identity: Identity) -> Imatrix | None:
     rows = store.all_of("imatrix", model=identity.model)
     if not rows or rows[-1].data is None:
         return None
-    return imatrix_from(rows[-1].data)
+    return imatrix_from(store, rows[-1].data)
 
 
 def _measured(file: GGUFFile, identity: Identity, imatrix: Imatrix, store: Store) -> Measured:

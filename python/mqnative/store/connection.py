@@ -40,9 +40,11 @@ class Database:
     Attributes:
         path: the file.
         timeout_s: how long to wait for other processes.
+        durable: whether a commit waits until it is on the disk. The next one that does makes those before it
+            durable too.
     """
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
+    def __init__(self, path: Path, timeout_s: float, *, durable: bool = True) -> None:
         self.path = path
         self.timeout_s = timeout_s
         with self._explained():
@@ -51,7 +53,7 @@ class Database:
             self.execute("PRAGMA foreign_keys = ON")
             # FULL: a power cut loses no committed row either. Under NORMAL it may lose all since the last
             # checkpoint, which can be hours of work, and a sync costs milliseconds where a row costs seconds.
-            self.execute("PRAGMA synchronous = FULL")
+            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self.execute("PRAGMA fullfsync = ON")  # on macOS a plain fsync stops at the drive's cache
         except BaseException:
             self.close()

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 from mqnative.store.connection import Database
+from mqnative.store.job_tables import m004_jobs
 from mqnative.store.paths import OTHER_FOLDER
 
 # Marks the file as ours, for us and for file(1): "mqna".
@@ -73,7 +74,7 @@ def m003_remembered_models(db: sqlite3.Connection) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (m001_measurements, m002_views, m003_remembered_models)
+STEPS: tuple[Step, ...] = (m001_measurements, m002_views, m003_remembered_models, m004_jobs)
 
 
 def migrate(database: Database, steps: Sequence[Step] = STEPS) -> None:

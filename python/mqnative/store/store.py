@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mqnative.store import measurements, models
 from mqnative.store.connection import Database
+from mqnative.store.jobs import JobTable
 from mqnative.store.keys import content_key
-from mqnative.store.locks import named_lock
+from mqnative.store.locks import named_lock, try_named_lock
 from mqnative.store.measurements import Measurement
 from mqnative.store.migrations import migrate
 from mqnative.store.paths import DATABASE_NAME, home, made_folder
+from mqnative.store.unit_costs import UnitCosts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,19 +44,22 @@ class Store:
         self._database = database
 
     @classmethod
-    def open(cls, folder: Path | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Store:
+    def open(
+        cls, folder: Path | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S, durable: bool = True
+    ) -> Store:
         """Open the store in ``folder``, made if it is not there, and bring its schema up to date.
 
         Args:
             folder: a folder on a disk of this machine; the default is `home`.
             timeout_s: how long to wait for another process that writes.
+            durable: whether what is written has to outlive a power cut; without, a write waits for no disk.
 
         Raises:
             StoreError: besides what the class says: a newer mqnative wrote the store (``version`` is set),
                 or the file is no store. It is left as it is, never replaced.
         """
         folder = home() if folder is None else made_folder(folder)
-        database = Database(folder / DATABASE_NAME, timeout_s)
+        database = Database(folder / DATABASE_NAME, timeout_s, durable=durable)
         try:
             migrate(database)
         except BaseException:
@@ -163,6 +168,24 @@ class Store:
             StoreError: the lock's file cannot be made, or the file system has no locks.
         """
         return named_lock(self.folder, name, on_wait)
+
+    def try_lock(self, name: str) -> AbstractContextManager[bool]:
+        """As `lock`, without waiting: whether it is held during the block.
+
+        Raises:
+            StoreError: as `lock`.
+        """
+        return try_named_lock(self.folder, name)
+
+    @property
+    def jobs(self) -> JobTable:
+        """The jobs."""
+        return JobTable(self._database)
+
+    @property
+    def unit_costs(self) -> UnitCosts:
+        """What a unit of work takes."""
+        return UnitCosts(self._database)
 
     def remembered_identity(self, path: Path) -> str | None:
         """What `remember_identity` was told of the model at ``path``.

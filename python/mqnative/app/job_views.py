@@ -1,0 +1,117 @@
+"""Jobs as tables and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mqnative.app.plan_views import compared_json, print_compared
+from mqnative.jobs.estimate import Compared, Plan, compare
+from mqnative.jobs.joblog import amount, log_path
+from mqnative.store import home
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mqnative.jobs.control import Snapshot
+    from mqnative.store.job_rows import Job, Step
+
+_LISTED = ("id", "kind", "state", "device", "created", "started", "ended", "wall_s", "cpu_s", "attempts")
+
+
+def listed_json(job: Job, step: Step | None) -> dict[str, Any]:
+    """One entry of ``jobs list --json``."""
+    return {
+        **{name: getattr(job, name) for name in _LISTED},
+        "argv": list(job.argv),
+        "folder": job.folder,
+        "error": None if job.error is None else job.error.get("message"),
+        "step": None if step is None else asdict(step),
+    }
+
+
+def snapshot_json(found: Snapshot) -> dict[str, Any]:
+    """What ``jobs show --json`` prints."""
+    return {
+        **asdict(found.job),
+        "log": str(log_path(home(), found.job.id)),
+        "compared": compared_json(compared(found)),
+        "steps": [asdict(step) for step in found.steps],
+        "events": [asdict(event) for event in found.events],
+    }
+
+
+def compared(found: Snapshot) -> list[Compared]:
+    """A job's estimate beside what it took; empty where nothing was estimated."""
+    if found.job.estimate is None:
+        return []
+    return compare(Plan.from_dict(found.job.estimate), found.steps)
+
+
+def print_list(jobs: Sequence[Job], steps: Mapping[int, Step]) -> None:
+    """Jobs as a table."""
+    from rich.table import Table
+
+    from mqnative.app.output import console
+
+    table = Table("job", "state", box=None)
+    table.add_column("time", justify="right")
+    for title in ("command", "at"):
+        table.add_column(title, overflow="fold")
+    for job in jobs:
+        at = str(job.error["message"]) if job.error else _at(steps.get(job.id))
+        table.add_row(str(job.id), job.state, _duration(job.wall_s), _command(job), at)
+    console().print(table)
+
+
+def print_snapshot(found: Snapshot) -> None:
+    """A job as tables."""
+    from rich.table import Table
+
+    from mqnative.app.output import console, facts_table, size_text
+
+    job, out = found.job, console()
+    shown: dict[str, object] = {
+        "command": _command(job),
+        "folder": job.folder,
+        "state": job.state + (f" ({job.error['message']})" if job.error else ""),
+        "created": job.created,
+        "cost": f"{_duration(job.wall_s)}, {_duration(job.cpu_s)} of processors, {job.attempts} attempts",
+        "versions": "  ".join(f"{name} {value}" for name, value in job.versions.items()),
+    }
+    for name, inputs in job.inputs.items():
+        for one in inputs:
+            digest = one.get("sha256") or "not hashed"
+            shown[name] = f"{one['path']}  {size_text(one['size_bytes'])}  {digest}"
+    out.print(facts_table(f"job {job.id}", shown))
+    if found.steps:
+        table = Table("step", box=None)
+        for title in ("done", "time", "rate", "left"):
+            table.add_column(title, justify="right")
+        for step in found.steps:
+            ending = " (stopped)" if step.state == "stopped" else ""
+            rate = "" if step.rate is None else f"{step.rate:,.4g}/s"
+            left = "" if step.eta_s is None else _duration(step.eta_s)
+            table.add_row(step.name + ending, amount(step), _duration(step.elapsed_s), rate, left)
+        out.print(table)
+    if rows := compared(found):
+        print_compared(rows)
+    for event in found.events:
+        out.print(f"{event.at}  {event.kind}: {event.text}")
+
+
+def _command(job: Job) -> str:
+    return " ".join(("mqnative", job.kind, *job.argv))
+
+
+def _at(step: Step | None) -> str:
+    if step is None:
+        return ""
+    left = "" if step.eta_s is None else f", {_duration(step.eta_s)} left"
+    return f"{step.name}: {amount(step)}{left}"
+
+
+def _duration(seconds: float) -> str:
+    from mqnative.report.numbers import duration
+
+    return duration(seconds)
