@@ -94,11 +94,20 @@ std::shared_ptr<Trace> trace(Model& model, const TokenArray& tokens, int64_t fir
   return kept;
 }
 
-bool resume(Model& model, const Trace& trace, int layer, const py::object& out, const py::object& progress) {
+std::shared_ptr<Trace> advance(Model& model, const Trace& trace, int layer, int until,
+                               const py::object& progress) {
+  auto kept = std::make_shared<Trace>();
+  Monitor monitor;
+  run_monitored(monitor, progress, [&] { *kept = model.advance(trace, layer, until, monitor); });
+  return kept;
+}
+
+bool resume(Model& model, const Trace& trace, int layer, const py::object& out, const py::object& progress,
+            bool is_own) {
   float* rows = logit_rows(model, trace.first, trace.last, out);
   bool restarted = false;
   Monitor monitor;
-  run_monitored(monitor, progress, [&] { restarted = model.resume(trace, layer, rows, monitor); });
+  run_monitored(monitor, progress, [&] { restarted = model.resume(trace, layer, is_own, rows, monitor); });
   return restarted;
 }
 
@@ -177,6 +186,15 @@ void bind_model(py::module_& m) {
       py::arg("paths"));
 
   py::class_<Trace, std::shared_ptr<Trace>>(m, "Trace", py::is_final())
+      .def(py::init([](const TokenArray& tokens, int64_t first, int64_t last) {
+             check_positions(tokens, first, last);
+             Trace trace;
+             trace.tokens.assign(tokens.data(), tokens.data() + tokens.size());
+             trace.first = first;
+             trace.last = last;
+             return std::make_shared<Trace>(std::move(trace));
+           }),
+           py::arg("tokens"), py::arg("first"), py::arg("last"))
       .def_property_readonly("size_bytes", &Trace::size_bytes)
       .def_property_readonly("layers", [](const Trace& trace) {
         std::vector<int> layers;
@@ -222,7 +240,9 @@ void bind_model(py::module_& m) {
            py::arg("progress"))
       .def("trace", &trace, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("layers"),
            py::arg("out"), py::arg("progress"))
-      .def("resume", &resume, py::arg("trace"), py::arg("layer"), py::arg("out"), py::arg("progress"))
+      .def("resume", &resume, py::arg("trace"), py::arg("layer"), py::arg("out"), py::arg("progress"),
+           py::arg("is_own") = false)
+      .def("advance", &advance, py::arg("trace"), py::arg("layer"), py::arg("until"), py::arg("progress"))
       .def("last_logits",
            [](const py::object& self) {
              const auto& model = self.cast<const Model&>();

@@ -18,6 +18,7 @@ namespace mqn {
 namespace {
 
 constexpr size_t max_copies = 256;
+constexpr size_t min_rounds = 8;
 // Rows that are really encoded; the rest repeats them, since some types take long.
 constexpr int64_t distinct_rows = 16;
 
@@ -172,7 +173,7 @@ std::vector<double> time_product(const Product& p, const ProductOptions& options
   round();  // warms up
   std::vector<double> times;
   double total = 0;
-  while (times.size() < 2 || total < options.seconds) {
+  while (times.size() < min_rounds || total < options.seconds) {
     monitor.check();
     const double elapsed = round();
     total += elapsed;

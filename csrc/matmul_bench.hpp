@@ -26,7 +26,7 @@ struct ProductOptions {
   // Different weights are multiplied in turn until they are this many bytes, so that none are still in the
   // processor's cache that would not be in a model of that size.
   int64_t working_set_bytes = 0;
-  double seconds = 0.05;  // measure for so long, at least twice
+  double seconds = 0.05;  // measure for so long, at least eight times
 };
 
 // Rows that look like weights, the first few of them repeated.

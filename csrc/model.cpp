@@ -161,15 +161,38 @@ Trace Model::trace(const int32_t* tokens, int64_t n, int64_t first, int64_t last
   return trace;
 }
 
-bool Model::resume(const Trace& trace, int layer, float* out, Monitor& monitor) {
+bool Model::resume(const Trace& trace, int layer, bool is_own, float* out, Monitor& monitor) {
   std::unordered_set<const ggml_tensor*> changed;
   for (const auto& entry : originals_) {
-    changed.insert(entry.first);
+    if (!is_own) {
+      changed.insert(entry.first);
+    }
   }
   const GraphTap tap(trace, layer, std::move(changed));
   logits(trace.tokens.data(), static_cast<int64_t>(trace.tokens.size()), trace.first, trace.last, out,
          monitor);
   return tap.restarted();
+}
+
+Trace Model::advance(const Trace& trace, int layer, int until, Monitor& monitor) {
+  Trace kept;
+  kept.tokens = trace.tokens;
+  kept.first = trace.first;
+  kept.last = trace.last;
+  const GraphTap tap(trace, layer, kept, until);
+  for (const int32_t token : trace.tokens) {
+    if (token < 0 || token >= n_vocab()) {
+      throw Error(ErrorKind::shape, "token " + std::to_string(token) + " is not in the vocabulary");
+    }
+  }
+  const auto n = static_cast<int64_t>(trace.tokens.size());
+  logits(trace.tokens.data(), n, trace.first, trace.last, nullptr, monitor);
+  last_logits_ = nullptr;  // they were not computed
+  if ((layer > 0 && !tap.restarted()) || kept.inputs.count(until) == 0) {
+    throw Error(ErrorKind::backend, "the model's graph cannot be run from layer " + std::to_string(layer) +
+                                        " to " + std::to_string(until));
+  }
+  return kept;
 }
 
 std::map<std::string, Activations> Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,

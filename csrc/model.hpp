@@ -100,7 +100,13 @@ class Model {
   // pass, as long as no layer reads what an earlier one left elsewhere than in its output. Where the graph
   // cannot be cut there, or a swapped tensor is read before, the whole pass is made. Returns whether it was
   // cut.
-  bool resume(const Trace& trace, int layer, float* out, Monitor& monitor);
+  // is_own: the trace was computed with what is swapped in now, so that this may also be read before.
+  bool resume(const Trace& trace, int layer, bool is_own, float* out, Monitor& monitor);
+
+  // The states that enter layer `until` with what is swapped in now, computed from `layer` on (0: from the
+  // tokens) and no further, so that one layer's weights after the other are needed in memory. Throws backend
+  // where the graph cannot be cut there.
+  Trace advance(const Trace& trace, int layer, int until, Monitor& monitor);
 
   // Runs chunks of n_ctx tokens each and sums the squared activations entering every weight that upstream's
   // imatrix tool collects (blk.*, experts), and with process_output the head's, also where it is tied.

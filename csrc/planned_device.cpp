@@ -109,6 +109,7 @@ ggml_backend_t init_backend(ggml_backend_dev_t device, const char* /*params*/) {
   if (cpu == nullptr) {
     return nullptr;
   }
+  ggml_backend_cpu_set_n_threads(cpu, 1);  // it plans; speed is not its business
   auto* backend = new ggml_backend{};
   backend->guid = guid();
   backend->iface.get_name = [](ggml_backend_t) { return planned_device_name; };

@@ -84,6 +84,11 @@ GraphTap::GraphTap(const Trace& trace, int layer, std::unordered_set<const ggml_
   active_tap = this;
 }
 
+GraphTap::GraphTap(const Trace& trace, int layer, Trace& kept, int until)
+    : kept_(&kept), from_(layer > 0 ? &trace : nullptr), wanted_{until}, layer_(layer), stops_(true) {
+  active_tap = this;
+}
+
 GraphTap::GraphTap(std::set<int>& named) : named_(&named) { active_tap = this; }
 
 GraphTap::~GraphTap() { active_tap = nullptr; }
@@ -103,7 +108,7 @@ bool GraphTap::on_node(ggml_tensor* node, bool ask, void* /*user_data*/) {
   std::vector<uint8_t>& states = batches.back();
   states.resize(ggml_nbytes(node));
   ggml_backend_tensor_get(node, states.data(), 0, states.size());
-  return true;
+  return !tap->stops_;  // false: the scheduler computes no more of this graph
 }
 
 void GraphTap::on_graph(ggml_cgraph* graph) {

@@ -40,6 +40,9 @@ class GraphTap {
   // Starts at `layer`. A graph stays whole where the cut would leave out a node that reads one of `changed`,
   // where the trace has no such layer, or where the model's graph does not name its layers' outputs.
   GraphTap(const Trace& trace, int layer, std::unordered_set<const ggml_tensor*> changed);
+  // The same from `layer` on, or from the start where it is 0, keeping in `kept` the states that enter `until`
+  // and computing nothing after them.
+  GraphTap(const Trace& trace, int layer, Trace& kept, int until);
   // Notes which layers' inputs the graphs name.
   explicit GraphTap(std::set<int>& named);
   ~GraphTap();
@@ -63,6 +66,7 @@ class GraphTap {
   const Trace* from_ = nullptr;     // states come from there
   std::unordered_set<int> wanted_;
   int layer_ = 0;
+  bool stops_ = false;  // once the wanted states are kept
   std::unordered_set<const ggml_tensor*> changed_;
   ggml_tensor* entry_ = nullptr;  // the cut graph's new input
   size_t n_graphs_ = 0;           // micro-batches whose inputs are set

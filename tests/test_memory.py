@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mqnative.build.header_only import header_only
+from mqnative.build.header_only import bare_header, header_only
 from mqnative.build.plan import model_tensors, plan_build
 from mqnative.build.writer import build_gguf
 from mqnative.core.memory import (
@@ -80,6 +80,16 @@ def test_what_is_predicted_is_what_the_loaded_model_takes(
     assert sum(t.size_bytes for t in predicted.tensors if not t.is_host) == sum(
         r.weights_bytes for r in predicted.tables[0].rows if not r.is_host
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vocabulary_takes_no_memory_of_weights_caches_and_buffers(
+    tiny_models: TinyModels, kind: str
+) -> None:
+    path: Path = getattr(tiny_models, kind)
+    contexts = CONTEXTS[:2]
+    with bare_header(path) as bare:
+        assert memory_use(bare, Placement(2), contexts) == memory_use(path, Placement(2), contexts)
 
 
 def test_a_window_keeps_the_cache_small(tiny_models: TinyModels) -> None:

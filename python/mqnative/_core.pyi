@@ -146,6 +146,7 @@ class Variant:
 
 @final
 class Trace:
+    def __init__(self, tokens: _TokenIds, first: int, last: int) -> None: ...
     @property
     def layers(self) -> list[int]: ...
     @property
@@ -178,7 +179,15 @@ class Model:
         out: _LogitRows | None,
         progress: _Progress,
     ) -> Trace: ...
-    def resume(self, trace: Trace, layer: int, out: _LogitRows | None, progress: _Progress) -> bool: ...
+    def resume(
+        self,
+        trace: Trace,
+        layer: int,
+        out: _LogitRows | None,
+        progress: _Progress,
+        is_own: bool = False,
+    ) -> bool: ...
+    def advance(self, trace: Trace, layer: int, until: int, progress: _Progress) -> Trace: ...
     def last_logits(self) -> _LogitRows: ...
     def activations(
         self, chunks: _TokenIds, process_output: bool, progress: _Progress

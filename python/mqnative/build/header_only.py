@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from mqnative.build.plan import BuildPlan
+from mqnative.formats.gguf import GGUFFile, MetaValue
+from mqnative.formats.gguf_layout import GGUFLayout
 
 
 @contextmanager
@@ -30,3 +32,35 @@ def hollow_file(header: bytes, file_bytes: int) -> Iterator[Path]:
             file.write(header)
             os.ftruncate(file.fileno(), max(file_bytes, len(header)))
         yield path
+
+
+@contextmanager
+def loadable_header(path: Path) -> Iterator[Path]:
+    """The file itself, or for one without a tokenizer `bare_header`.
+
+    The header that a conversion is expected to write (`mqnative.source.outline`) has no tokenizer, and
+    llama.cpp loads nothing without.
+    """
+    with GGUFFile.open(path) as file:
+        is_bare = "tokenizer.ggml.model" not in file.metadata
+    with bare_header(path) if is_bare else nullcontext(path) as found:
+        yield found
+
+
+@contextmanager
+def bare_header(path: Path) -> Iterator[Path]:
+    """A hollow file with the same tensors, and unnamed tokens instead of a vocabulary.
+
+    A large vocabulary takes longer to read than everything else that counting memory needs.
+    """
+    with GGUFFile.open(path) as file:
+        if "token_embd.weight" not in file.tensors:
+            yield path
+            return
+        metadata = {k: v for k, v in file.metadata.items() if not k.startswith(("tokenizer.", "split."))}
+        metadata["tokenizer.ggml.model"] = MetaValue.string("no_vocab")
+        n_vocab = file.tensors["token_embd.weight"].n_rows
+        metadata.setdefault(f"{file.architecture}.vocab_size", MetaValue.u32(n_vocab))
+        layout = GGUFLayout.plan(metadata, [(t.name, t.shape, t.qtype) for t in file.tensors.values()])
+    with hollow_file(layout.header_bytes, layout.file_bytes) as made:
+        yield made

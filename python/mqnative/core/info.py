@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mqnative.core.native import core, cpu_flags, usable_cpus
@@ -20,6 +21,11 @@ _OPTIONAL = (
     "amx_int8",
     "amx_bf16",
 )
+
+
+# Where Linux says what a control group may use: version 2, and version 1.
+_GROUPS = Path("/sys/fs/cgroup")
+_GROUP_LIMITS = {"": (_GROUPS, "memory.max"), "memory": (_GROUPS / "memory", "memory.limit_in_bytes")}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,34 @@ def devices() -> tuple[Device, ...]:
 def host_memory_bytes() -> int:
     """The machine's main memory."""
     return next(d.memory_total_bytes for d in devices() if d.kind == "cpu")
+
+
+def memory_limit_bytes() -> int:
+    """Main memory that this process may use: the machine's, or what a control group leaves it."""
+    limits = [host_memory_bytes()]
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return limits[0]
+    for line in groups:
+        _, controllers, own = line.split(":", 2)
+        for controller in controllers.split(","):
+            if controller in _GROUP_LIMITS:
+                limits += _limits_of(*_GROUP_LIMITS[controller], own)
+    return min(limits)
+
+
+def _limits_of(root: Path, name: str, group: str) -> list[int]:
+    """The limits of a group and of those it is in; in a container its own may be the root's."""
+    folders = [root.joinpath(*Path(group.lstrip("/")).parts[:n]) for n in range(len(Path(group).parts))]
+    found = []
+    for folder in [root, *folders, root / group.lstrip("/")]:
+        try:
+            text = (folder / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        found += [int(text)] if text.isdigit() else []
+    return found
 
 
 def build_info() -> dict[str, Any]:

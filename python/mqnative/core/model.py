@@ -107,6 +107,16 @@ class Trace:
         self._handle = handle
         self.n_rows = n_rows
 
+    @classmethod
+    def of(cls, tokens: Tokens, *, first: int = 0, last: int | None = None) -> Trace:
+        """A sequence of which nothing was computed yet; positions as for `Model.logits`.
+
+        Raises:
+            ShapeError: positions outside the sequence.
+        """
+        stop = len(tokens) if last is None else last
+        return cls(core().Trace(np.ascontiguousarray(tokens, np.int32), first, stop), stop - first)
+
     @property
     def layers(self) -> tuple[int, ...]:
         """Layers that a pass can start at; fewer than asked for where the model's graph has no such place."""
@@ -269,7 +279,13 @@ class Model:
         return Trace(handle, stop - first), rows
 
     def resume(
-        self, trace: Trace, layer: int, *, out: Logits | None = None, borrow: bool = False
+        self,
+        trace: Trace,
+        layer: int,
+        *,
+        out: Logits | None = None,
+        borrow: bool = False,
+        is_own: bool = False,
     ) -> tuple[Logits, bool]:
         """Logits of a trace's tokens with what is swapped in now, computed from ``layer`` on.
 
@@ -278,10 +294,11 @@ class Model:
         layer, or a swapped tensor is read before it), it is a whole one.
 
         Args:
-            trace: of this model with its original weights.
+            trace: of this model with its original weights, unless ``is_own``.
             layer: the first layer that computes anything else than in the trace.
             out: as for `logits`.
             borrow: as for `logits`.
+            is_own: the trace was computed with what is swapped in now, so that this may be read before, too.
 
         Returns:
             The logits, and whether the pass started at ``layer``.
@@ -290,7 +307,8 @@ class Model:
             as `logits`.
         """
         rows = None if borrow else self._logit_rows(trace.n_rows, out)
-        restarted: bool = self._handle.resume(trace._handle, layer, rows, None)
+        own = {"is_own": True} if is_own else {}
+        restarted: bool = self._handle.resume(trace._handle, layer, rows, None, **own)
         forward_log()
         return self._handle.last_logits() if rows is None else rows, restarted
 
@@ -389,6 +407,32 @@ class Model:
             yield self
         finally:
             self.restore()
+
+    def advance(self, trace: Trace, layer: int, until: int) -> Trace:
+        """The hidden states that enter ``until``, computed from ``layer`` on and no further.
+
+        With what is swapped in now. One layer's weights after the other are needed, so that a model larger
+        than memory is read once for everything that is run through a layer.
+
+        Args:
+            trace: of the same tokens, with the states that enter ``layer``; any trace of them for layer 0.
+            layer: 0 starts at the tokens (`Trace.of` will do).
+            until: 1 to the number of layers; the last one is the head's input.
+
+        Raises:
+            BackendError: the model's graph cannot be cut there.
+        """
+        handle = self._handle.advance(trace._handle, layer, until, None)
+        forward_log()
+        return Trace(handle, trace.n_rows)
+
+    def set_cache(self, type_k: str, type_v: str) -> None:
+        """Types of the KV cache for the following calls; F16 at first.
+
+        Quantized values need flash attention, and rows of blocks heads that fill them: a model without either
+        raises BackendError at the next evaluation.
+        """
+        self._handle.set_cache(qtype(type_k).id, qtype(type_v).id)
 
     def set_threads(self, n_threads: int) -> None:
         """Threads for the following calls; results do not depend on it."""

@@ -36,6 +36,7 @@ class Site:
         label: for people.
         device_bytes, host_bytes: of everything that has no choice.
         seconds: per token, of everything that has no choice; 0 where speed is not asked for.
+        damage: what the site itself costs, by the types of its cache.
         choices: item -> what each of its choices takes at this site: an array of (device bytes, host bytes,
             file bytes, seconds), one row a choice.
     """
@@ -45,6 +46,7 @@ class Site:
     host_bytes: int
     seconds: float
     choices: Mapping[str, F64] = field(repr=False)
+    damage: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def solve_placed(
             return None
         best, bound = found
         if thrift > 0:
-            least = math.fsum(c.damage for c in best.chosen)
+            least = math.fsum([sites[possible[best.site]].damage, *(c.damage for c in best.chosen)])
             slack = thrift * abs(least) + 1e-12
             cheaper = program.run(time_limit_s=time_limit_s, most_damage=least + slack)
             if cheaper is not None and cheaper[0].total[1] < best.total[1]:
@@ -136,7 +138,7 @@ def solve_placed(
         if not any(over):
             chosen = {i.name: c for i, c in zip(problem.items, best.chosen, strict=True)}
             device, host, _, seconds = best.total
-            mix = solution(problem, chosen, bound, "exact")
+            mix = solution(problem, chosen, bound - sites[possible[best.site]].damage, "exact")
             return Placed(mix, possible[best.site], round(device), round(host), seconds)
         limits = [
             limit * (1 - _TIGHTER) if limit is not None and is_over else limit
@@ -164,7 +166,7 @@ class _Program:
         self.base = np.array(
             [[s.device_bytes, s.host_bytes, problem.fixed_bytes, s.seconds] for s in sites], np.float64
         )
-        damage = [np.zeros(n_sites)]
+        damage = [np.array([s.damage for s in sites], np.float64)]
         use = [self.base]
         rows: list[int] = []
         columns: list[int] = []
@@ -235,10 +237,17 @@ class _Program:
         return _Mix(tuple(chosen[i] for i in range(len(self.problem.items))), site, total)
 
 
-def pinned(problem: Problem, found: Placed, site: Site) -> Problem:
-    """The problem with everything that takes no device memory at the site kept as it was solved."""
+def pinned(problem: Problem, found: Placed, site: Site, *, is_host: bool = False) -> Problem:
+    """The problem with everything that takes no device memory at the site kept as it was solved.
+
+    Args:
+        problem: what was solved.
+        found: its solution.
+        site: where it was found.
+        is_host: main memory counts, since there is no device.
+    """
     items = []
     for item in problem.items:
-        is_free = bool(site.choices[item.name][:, 0].any())
+        is_free = bool(site.choices[item.name][:, int(is_host)].any())
         items.append(item if is_free else replace(item, choices=(found.solution.choices[item.name],)))
     return replace(problem, items=tuple(items))
