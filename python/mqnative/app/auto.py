@@ -10,6 +10,7 @@ import click
 
 from mqnative.app.demands import constraint_options, keep_tied_option, method_options
 from mqnative.app.long_command import long_command
+from mqnative.app.memory_options import memory_options
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -24,6 +25,7 @@ from mqnative.app.sizes import Size
 if TYPE_CHECKING:
     from mqnative.jobs.auto import Options
     from mqnative.jobs.choose import Importance
+    from mqnative.jobs.memory_budget import MemoryBudget
     from mqnative.measure.study import Compute
     from mqnative.solve.constraints import Constraints
     from mqnative.solve.solvers import Settings
@@ -102,6 +104,7 @@ def incumbent_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @ctx_option
 @effort_options
 @study_options
+@memory_options
 @force_option
 @long_command
 @json_option
@@ -122,6 +125,7 @@ def auto(
     incumbents: tuple[Path, ...],
     like: Path | None,
     n_ctx: int,
+    memory: MemoryBudget | None,
     probe_chunks: int,
     precision: float,
     refine_rounds: int | None,
@@ -162,16 +166,19 @@ def auto(
         settings=settings,
         importance=importance,
         keep_tied=keep_tied,
+        memory=memory,
     )
     budget = "" if size_bytes is None else f" --size {size_bytes}"
     budget = budget if bpw is None else f" --bpw {bpw:g}"
+    budget += "" if memory is None else f" {memory.text}"
     texts = f"--calib {calib.name}" + (f" --eval {evaluation.name}" if evaluation else "")
     probes = (
         "--fast"
         if fast
         else f"--probe-chunks {probe_chunks} --precision {precision:g} --refine {refine_rounds}"
     )
-    effort = f"--ctx {n_ctx} {probes}{command_words(method, settings, importance, constraints)}"
+    context = "" if memory is not None else f"--ctx {n_ctx} "
+    effort = f"{context}{probes}{command_words(method, settings, importance, constraints)}"
     others = "".join(f" --incumbent {path.name}" for path in incumbents)
     others += f" --like {like.name}" if like else ""
     others += " --keep-tied" if keep_tied else ""
@@ -226,6 +233,7 @@ def _run(
     force: bool,
     as_json: bool,
 ) -> None:
+    from mqnative.app.memory_table import print_memory
     from mqnative.app.models import local_reference
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.jobs.main_job import auto as run_job
@@ -251,7 +259,9 @@ def _run(
             force=force,
             monitor=monitor,
         )
-    launch_flags = [] if source.mmproj is None else ["--mmproj", str(output / source.mmproj.name)]
+    memory = done.manifest.get("memory")
+    launch_flags = list(memory["launch_flags"]) if memory else []
+    launch_flags += [] if source.mmproj is None else ["--mmproj", str(output / source.mmproj.name)]
     if as_json:
         paths = {
             "model_path": str(done.model_path),
@@ -260,12 +270,15 @@ def _run(
             "report_path": str(output / "report.html"),
             "files": [str(output / name) for name in done.manifest["files"]],
             "launch_flags": launch_flags,
+            "memory": memory,
             "reused": done.reused,
         }
         print_json(paths | _without_curves(to_json(done.report)))
         return
     out = console()
     print_text(done.report, out)
+    if memory:
+        print_memory(out, memory)
     out.print(f"\nmodel   {done.model_path}\nreport  {output / 'report.html'}")
 
 

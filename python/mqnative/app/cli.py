@@ -33,6 +33,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "mqnative.app.convert:convert",
         "Convert a Hugging Face model to GGUF, straight to a recipe's types.",
     ),
+    "fit": ("mqnative.app.fit:fit", "Show which sizes of a model fit this machine."),
+    "bench": (
+        "mqnative.app.bench:bench_command",
+        "Measure how fast a file, or each type, is on this machine.",
+    ),
     "inspect": ("mqnative.app.inspect:inspect", "Show a model's structure, types and sizes."),
     "imatrix": ("mqnative.app.imatrix:imatrix", "Collect an importance matrix from a text."),
     "sweep": ("mqnative.app.sweep:sweep", "Measure the weight error of every tensor at every type."),

@@ -22,6 +22,7 @@ from mqnative.app.options import (
 
 if TYPE_CHECKING:
     from mqnative.jobs.choose import Importance
+    from mqnative.jobs.speed_frontier import SpeedPoint
     from mqnative.measure.study import Compute
     from mqnative.report.choices import FrontierFacts
     from mqnative.solve.constraints import Constraints
@@ -62,6 +63,9 @@ _SHOWN = 14
     show_default=True,
     help="Budgets.",
 )
+@click.option(
+    "--speed", "with_speed", is_flag=True, help="Also: what tokens per second cost at the knee's size."
+)
 @fast_option
 @click.option(
     "--probe-chunks", type=click.IntRange(min=2), default=16, show_default=True, help="At most, for each."
@@ -85,6 +89,7 @@ def frontier(
     keep_tied: bool,
     candidates: tuple[Path, ...],
     n_points: int,
+    with_speed: bool,
     fast: bool,
     probe_chunks: int,
     outputs: tuple[Path, ...],
@@ -103,6 +108,7 @@ def frontier(
     for path in outputs:
         if path.suffix.lower() not in _FORMATS:
             raise click.BadParameter(f"{path} ends in none of {', '.join(_FORMATS)}", param_hint="--output")
+    from mqnative.app.memory_table import print_speeds
     from mqnative.app.models import local_model, shown_model
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.formats.atomic import check_output, write_text_atomic
@@ -113,6 +119,7 @@ def frontier(
     from mqnative.jobs.incumbents import planned
     from mqnative.jobs.obtain import obtain
     from mqnative.jobs.presets import presets_of
+    from mqnative.jobs.speed_frontier import speed_frontier
     from mqnative.measure.corpus import read_text
     from mqnative.measure.study import Study
     from mqnative.store import Store
@@ -146,14 +153,25 @@ def frontier(
         presets = presets_of(study.file, damages.imatrix, damages.importances)
         placed = planned(study, run.incumbents, damages.tensors, damages.imatrix, IMATRIX_NAME)
         curve = curve_of(run.case(damages), options.demand, presets, placed, n_points=n_points)
+        speeds: list[SpeedPoint] = []
+        if with_speed:
+            size = curve.knees[0].size_bytes if curve.knees else curve.points[-1].size_bytes
+            speeds = speed_frontier(
+                run.case(damages), constraints, size, n_threads=compute.n_threads, monitor=monitor
+            )
     facts = frontier_facts(curve)
     weighing = "none" if damages.imatrix is None else "imatrix"
     values = _values(facts, weighing, constraints, [p.gap for p in curve.points])
+    if with_speed:
+        values |= {"speed": [p.values() for p in speeds]}
     for path in outputs:
         write_text_atomic(path, _rendered(path, facts, values, name))
     if as_json:
         print_json(values | {"files": [str(p) for p in outputs]})
         return
+    _print(console(), facts, model.name)
+    if with_speed:
+        print_speeds(console(), speeds)
     _print(console(), facts, name)
 
 

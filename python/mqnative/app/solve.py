@@ -9,6 +9,7 @@ import click
 
 from mqnative.app.demands import constraint_options, keep_tied_option, method_options
 from mqnative.app.long_command import long_command
+from mqnative.app.memory_options import memory_options
 from mqnative.app.options import (
     PATH,
     ctx_option,
@@ -23,6 +24,7 @@ from mqnative.app.sizes import Size
 
 if TYPE_CHECKING:
     from mqnative.jobs.choose import Importance
+    from mqnative.jobs.memory_budget import MemoryBudget
     from mqnative.jobs.solver_table import Row
     from mqnative.measure.study import Compute
     from mqnative.solve.constraints import Constraints
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=PATH, help="Where to write the recipe (YAML, or .json).")
 @ctx_option
 @study_options
+@memory_options
 @force_option
 @long_command
 @json_option
@@ -77,14 +80,17 @@ def solve(
     probe_chunks: int,
     output: Path | None,
     n_ctx: int,
+    memory: MemoryBudget | None,
     compute: Compute,
     force: bool,
     as_json: bool,
 ) -> None:
     """Measure MODEL on a text and write the recipe with the least predicted damage under the budget.
 
-    Without a budget, the knee of the frontier is taken. The text is dealt to the imatrix, the probes and the
-    selection as `mqnative auto` deals it, and what was measured before is used again.
+    Without a budget, the knee of the frontier is taken. A machine is a budget too: with --vram or --ram
+    the mix is the best that fits there beside a context of --ctx tokens. The text
+    is dealt to the imatrix, the probes and the selection as `mqnative auto` deals it, and what was measured
+    before is used again.
 
     Constraints name tensors by a pattern (a regular expression for the whole name, as in recipes) or speak
     of all. One that matches nothing or contradicts another is refused.
@@ -132,6 +138,7 @@ def solve(
         settings=settings,
         importance=importance,
         keep_tied=keep_tied,
+        memory=memory,
     )
     with (
         ProgressMonitor() as monitor,
@@ -139,6 +146,7 @@ def solve(
         Study(model, store, compute=options.compute, monitor=monitor) as study,
     ):
         run = Run(study, options, monitor)
+        run.bpw()  # refuses a machine that nothing fits before anything is measured
         obtained = obtain(run, text, imatrix, table)
         chosen = run.choose(obtained.parts, obtained.known)
         recipe = recipe_of(study, chosen, chosen.damages.imatrix)

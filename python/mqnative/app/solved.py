@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mqnative.app.memory_table import print_memory
 from mqnative.app.output import facts_table, size_text
 from mqnative.jobs.tell import knee_text
 from mqnative.report.choices import MIB, ChoiceFacts, MoveRow
@@ -26,7 +27,8 @@ def facts_of(chosen: Chosen, output: Path | None) -> dict[str, Any]:
     """The mix as a JSON object."""
     found = chosen.fit
     knee = chosen.knee
-    return {
+    memory = {"launch_flags": []} if chosen.memory is None else chosen.memory.values()
+    return memory | {
         "recipe_path": None if output is None else str(output),
         "method": found.solution.method,
         "budget_bytes": found.budget_bytes,
@@ -93,6 +95,8 @@ def print_solved(
         "optimality gap": f"{100 * found.solution.gap:.4f} %",
     }
     out.print(facts_table("" if output is None else str(output), shown))
+    if chosen.memory is not None:
+        print_memory(out, chosen.memory.values())
     if chosen.knee is not None and why is None:
         out.print(Text(knee_text(chosen)))
     if why is not None:

@@ -16,7 +16,7 @@ from mqnative.build.plan import BuildPlan, plan_build
 from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.untied import loads_untied
-from mqnative.errors import InfeasibleBudgetError
+from mqnative.errors import ConstraintError, InfeasibleBudgetError
 from mqnative.formats.imatrix import Imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe, write_recipe
 from mqnative.hybrids.mix_file import read_mix
@@ -38,6 +38,8 @@ from mqnative.jobs.fit import Case, Demand, Fit
 from mqnative.jobs.incumbents import incumbents_of, planned, read_incumbents
 from mqnative.jobs.known import Damages, damages_of
 from mqnative.jobs.linking import damage_sum, link_mixes, predicted_kld
+from mqnative.jobs.memory_budget import MemoryBudget
+from mqnative.jobs.memory_fit import file_estimate, within
 from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
 from mqnative.jobs.presets import STANDARD, near_rivals, presets_of
 from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS, Step, refine
@@ -45,6 +47,7 @@ from mqnative.jobs.request import OutputFolder, Request, settings_text, text_has
 from mqnative.jobs.untie import measured_share
 from mqnative.jobs.verify import Judged, held_out_scores, judge, scores_of
 from mqnative.jobs.warm import check_prior, prior_of, warm_start
+from mqnative.measure.cache_types import cache_damages
 from mqnative.measure.corpus import read_corpus, read_text
 from mqnative.measure.parts import Parts, deal_parts
 from mqnative.measure.probes import probe_until
@@ -86,6 +89,7 @@ class Options:
         constraints, method, settings: how the mix is chosen.
         importance: whether tensors are encoded and weighed with the imatrix, without it, or as is better.
         keep_tied: whether a head that is the embedding must stay so.
+        memory: a machine that the result must fit.
     """
 
     size_bytes: int | None = None
@@ -107,11 +111,12 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     importance: Importance = "imatrix"
     keep_tied: bool = False
+    memory: MemoryBudget | None = None
 
     @property
     def demand(self) -> Demand:
         """What is asked of the mix."""
-        return Demand(self.size_bytes, self.bpw, self.constraints, self.method, self.settings)
+        return Demand(self.size_bytes, self.bpw, self.constraints, self.method, self.settings, self.memory)
 
     @property
     def measured_types(self) -> tuple[str, ...]:
@@ -257,7 +262,25 @@ class Run:
     def bpw(self) -> float:
         """The budget in bits per weight, about; without one, where a knee usually lies."""
         budget = self.options.demand.budget_bytes(self.study.file)
+        if budget is None and self.options.memory is not None:
+            budget = file_estimate(self.study.file, self.options.memory, self.options.targets)
         return _KNEE_BPW if budget is None else 8.0 * budget / self.study.file.n_weights
+
+    def demand(self, parts: Parts | None) -> Demand:
+        """What is asked of the mix; of caches to choose among, what each costs.
+
+        Raises:
+            ConstraintError: caches can only be measured on a text.
+        """
+        demand, memory = self.options.demand, self.options.memory
+        if memory is None or not memory.any_cache:
+            return demand
+        if parts is None:
+            raise ConstraintError("--kv-type auto measures caches; give a text", constraint="--kv-type auto")
+        text = parts.probe.head(self.options.probe_chunks)
+        with self.step("caches", f"{len(memory.offered)} pairs of K and V x {text.n_chunks} chunks"):
+            known = cache_damages(self.study, text, memory.offered)
+        return replace(demand, memory=replace(memory, caches={p: d.mean for p, d in known.items()}))
 
     def case(self, damages: Damages) -> Case:
         """The model with its damages."""
@@ -266,12 +289,13 @@ class Run:
     def choose(self, parts: Parts | None, known: Mapping[Weighing, Damages]) -> Chosen:
         """The mix: of two ways to weigh, the one that does better on the select text."""
         found: dict[Weighing, Chosen] = {}
+        demand = self.demand(parts)
         with self.step("solve"):
             for weighing, damages in known.items():
                 first = next(iter(found.values()), None)
                 size = None if first is None else first.fit.budget_bytes
                 try:
-                    found[weighing] = choose(self.case(damages), self.options.demand, weighing, size)
+                    found[weighing] = choose(self.case(damages), demand, weighing, size)
                 except InfeasibleBudgetError:
                     if first is None:
                         raise
@@ -404,6 +428,7 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         settings=settings_text(options.settings),
         importance=options.importance,
         keep_tied=options.keep_tied,
+        memory="" if options.memory is None else options.memory.key,
     )
 
 
@@ -440,6 +465,7 @@ def run_auto(
         if folder.finished(request.key()) is not None:
             return None
         run = Run(study, options, monitor)
+        run.bpw()  # refuses a machine that nothing fits before anything is measured
         folder.claim(request.key(), force=force)
         parts = run.parts(calib, evaluation)
         measures = run.measure_all(parts)
@@ -448,9 +474,14 @@ def run_auto(
         measured = measures[chosen.weighing]
         theirs = measures.get("imatrix", measured)
         found, steps = run.refine(parts, measured, chosen.fit)
+        found, memory = within(chosen.memory, found, chosen.fit)
         link = run.link(parts, measured, found)
+        solved = found
         found, net = run.safety_net(parts, measured, theirs, found)
-        chosen = replace(chosen, fit=found)
+        found, memory = within(memory, found, solved)
+        if found is solved:
+            net = replace(net, chosen=None)
+        chosen = replace(chosen, fit=found, memory=memory)
         path = folder.path / model_file_name(study, found)
         if measured.imatrix is not None:
             write_imatrix(folder.work / IMATRIX_NAME, measured.imatrix, force=True)

@@ -12,6 +12,8 @@ from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.recipe import Recipe
 from mqnative.jobs.fit import Case, Demand, Fit, fit
 from mqnative.jobs.known import Damages
+from mqnative.jobs.memory_fit import fit_memory
+from mqnative.jobs.memory_solve import MemoryFit
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.evaluate import summarize
 from mqnative.measure.stored_scores import score
@@ -41,6 +43,7 @@ class Chosen:
         weighing: with the imatrix, or without.
         knee: whose size was taken as the budget; None where a budget was given.
         select_klds: KLD on the select text of each way to weigh that was tried; empty for one.
+        memory: what it takes of the machine that it was asked to fit; None where none was named.
     """
 
     damages: Damages
@@ -48,6 +51,7 @@ class Chosen:
     weighing: Weighing
     knee: Knee | None = None
     select_klds: Mapping[str, float] = field(default_factory=dict)
+    memory: MemoryFit | None = None
 
 
 def weighings(importance: Importance) -> tuple[Weighing, ...]:
@@ -70,6 +74,9 @@ def choose(
     Raises:
         as `fit`.
     """
+    if demand.memory is not None:
+        placed, kept = fit_memory(case, demand, demand.memory)
+        return Chosen(case.damages, kept, weighing, memory=placed)
     budget = demand.budget_bytes(case.file) if budget_bytes is None else budget_bytes
     knee = None
     if budget is None and not has_own_size(demand.method):

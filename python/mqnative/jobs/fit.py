@@ -13,6 +13,7 @@ from mqnative.formats.qtypes import qtype
 from mqnative.formats.recipe import Recipe
 from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.known import Damages, Table
+from mqnative.jobs.memory_budget import MemoryBudget
 from mqnative.predict.damage import Damage
 from mqnative.solve.constraints import NO_CONSTRAINTS, Constraints
 from mqnative.solve.exact import solve_exact
@@ -34,6 +35,7 @@ class Demand:
         size_bytes, bpw: the budget, one of the two or none.
         constraints: what else must hold.
         method, settings: how it is solved.
+        memory: a machine that it must fit, instead of a size or besides.
     """
 
     size_bytes: int | None = None
@@ -41,6 +43,7 @@ class Demand:
     constraints: Constraints = NO_CONSTRAINTS
     method: str = "exact"
     settings: Settings = field(default_factory=Settings)
+    memory: MemoryBudget | None = None
 
     def budget_bytes(self, file: GGUFFile) -> int | None:
         """The whole-file budget; None if none was given."""

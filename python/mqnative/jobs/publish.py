@@ -90,6 +90,7 @@ def _manifest(
         "files": files,
         "origin": origin or None,
         "mmproj": None if mmproj is None else {"file": mmproj.name, "sha256": file_sha256([mmproj])},
+        "memory": None if outcome.chosen.memory is None else outcome.chosen.memory.values(),
     }
     with GGUFFile.open(plan.source) as source:
         return manifest_of(
@@ -177,6 +178,8 @@ def notes_of(outcome: Outcome) -> list[str]:
             f"{outcome.net.chosen} was better than the solved mix on the select text, at no more bytes: "
             "this file has its types."
         )
+    if outcome.chosen.memory is not None:
+        notes.append(outcome.chosen.memory.sentence)
     for number, step in enumerate(outcome.refinement, start=1):
         notes.append(_refinement_note(number, step))
     if outcome.fit.plan.fallbacks:
@@ -251,6 +254,8 @@ def _asked(outcome: Outcome) -> str:
     """The budget as it was given; empty without one."""
     if outcome.request.bpw is not None:
         return f"{outcome.request.bpw:g} bits per weight"
+    if outcome.chosen.memory is not None:
+        return outcome.chosen.memory.budget.text
     if outcome.request.size_bytes is None:
         return ""
     return f"a file of at most {outcome.request.size_bytes:,} bytes"

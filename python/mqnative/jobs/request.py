@@ -38,6 +38,7 @@ class Request:
         method, settings: the solver.
         importance: whether the imatrix is used.
         keep_tied: whether a head that is the embedding must stay so.
+        memory: the machine that the result must fit; empty for none.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Request:
     settings: str = ""
     importance: str = "imatrix"
     keep_tied: bool = False
+    memory: str = ""
 
     def key(self) -> str:
         """SHA-256, in hex."""
