@@ -19,6 +19,7 @@ from mqnative.measure.corpus import Corpus
 from mqnative.measure.mixes import ChunkResult, VariantPool, score_mixes
 from mqnative.measure.score_rows import SCORE_VERSION, ScoreRow, ScoreRows, token_scores
 from mqnative.measure.scores import TokenScores
+from mqnative.measure.streamed import can_stream, score_streamed
 from mqnative.measure.study import Study
 from mqnative.source.encoded import weights_hash
 from mqnative.store import Store
@@ -175,6 +176,8 @@ def _results(
 ) -> dict[tuple[str, int], ScoreRow]:
     def measure(wanted: Mapping[int, Sequence[str]]) -> Iterator[ChunkResult]:
         pool = VariantPool(study.model, importances, study.cache)
+        if study.streams and can_stream(study.model):
+            return score_streamed(study.model, pool, corpus, wanted, mixes, memory_bytes=study.memory_bytes)
         return score_mixes(study.model, pool, corpus, wanted, mixes, memory_bytes=study.memory_bytes)
 
     def describe(name: str) -> dict[str, Any]:

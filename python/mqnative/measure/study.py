@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mqnative.core.info import host_memory_bytes
+from mqnative.core.info import memory_limit_bytes
 from mqnative.core.model import Model
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, thread_count
@@ -34,6 +34,10 @@ from mqnative.store.paths import made_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+# Of the memory there is, what a model may take and stay in it.
+_RESIDENT = 0.8
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Study:
 
     Attributes:
         cache: encoded tensors of this model, beside the store; None if they are not kept.
+        streams: whether the model is larger than memory, so that passes go through it layer by layer.
     """
 
     def __init__(
@@ -75,10 +80,13 @@ class Study:
         self.store = store
         self.compute = compute or Compute()
         self.n_threads = thread_count(self.compute.n_threads)
-        self.memory_bytes = self.compute.memory_bytes or host_memory_bytes() // 2
+        limit = memory_limit_bytes()
+        self.memory_bytes = self.compute.memory_bytes or limit // 2
         self.monitor = monitor
         cache = EncodeCache.open(store.folder)
         self.file = GGUFFile.open(path)
+        # A larger model would be read anew for every pass.
+        self.streams = self.compute.device == "cpu" and self.file.file_bytes > _RESIDENT * limit
         self._model: Model | None = None
         self.identity = identity_of(store, self.file, self.n_threads)
         self.cache = EncodedTensors.of(self.file, self.identity.tensors, cache)
