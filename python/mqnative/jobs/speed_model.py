@@ -21,7 +21,8 @@ from mqnative.measure.speed import Rate, bench
 
 # Uniform mixes that are run: fast and slow types, of few bits and many, some of them repacked.
 _RUN = ("Q4_0", "Q3_K", "Q6_K", "Q8_0", "IQ3_S")
-_N_GEN, _N_RUNS = 64, 5
+# Short runs, of which some are not interrupted on a busy machine either.
+_N_GEN, _N_RUNS = 16, 20
 # Mixes are run in turn, so that a machine that is slower for a while is so for all.
 _ROUNDS = 3
 
@@ -114,7 +115,7 @@ def speed_model(
     alone = {(n, t): times.seconds(setting, products[n], t) for n, found in wanted.items() for t in found}
     sums = [sum(alone.get(pair, 0.0) for pair in p.types.items()) for p in plans]
     measured = [
-        [generation_rate(p, n_threads=n_threads, n_runs=_N_RUNS).median_seconds for p in plans]
+        [generation_rate(p, n_threads=n_threads, n_runs=_N_RUNS).quiet_seconds for p in plans]
         for _ in range(_ROUNDS)
     ]
     factor, other = _line(sums, np.median(measured, axis=0).tolist())

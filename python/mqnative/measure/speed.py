@@ -57,6 +57,14 @@ class Rate:
         """Seconds per token of the median run."""
         return float(np.median(self.seconds)) / self.n_tokens
 
+    @property
+    def quiet_seconds(self) -> float:
+        """Seconds per token of the first quartile of runs: what a machine does that is let alone.
+
+        Of many short runs on a busy machine some are interrupted and some are not.
+        """
+        return float(np.percentile(self.seconds, 25)) / self.n_tokens
+
     def values(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
