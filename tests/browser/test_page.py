@@ -107,6 +107,33 @@ def test_a_file_that_is_no_recipe_is_refused(page: Page, tmp_path: Path) -> None
     assert page.tile("pinned") == "0"
 
 
+def test_wrong_input_of_a_job_is_refused_before_anything_runs(page: Page) -> None:
+    add(page, "model.gguf")
+    page.until(lambda: page.path.startswith("/model/"), "the model")
+    page.open("/jobs")
+    for label, value, said in (
+        ("Bits per weight", "many", "is no number"),
+        ("Calibration text *", "/etc/passwd", "outside of the folders"),
+        ("Calibration text *", "", "fill this in"),
+        ("Folder for the results *", "../../elsewhere", "outside of the folders"),
+        ("or size of the file", "2GiB", "not both"),
+        ("Tokens per chunk", "-5", "is no number"),
+        ("Tokens per chunk", "2", "4"),
+    ):
+        page.open("/jobs")
+        page.fill(label, value)
+        page.click("Show the cost")
+        page.told(said)
+        assert not page.button("Start").is_enabled()
+    for kind, said in (("build", "fill this in"), ("compare", "fill this in"), ("probe", "")):
+        page.open(f"/jobs?kind={kind}")
+        if said:
+            for label in [f.get_attribute("aria-label") for f in page.all("input[aria-label$='*']")]:
+                page.fill(str(label), "")
+            page.click("Show the cost")
+            page.told(said)
+
+
 def test_types_are_chosen_with_the_keyboard_alone(page: Page) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -128,7 +155,7 @@ def test_colours_follow_the_system_and_the_button(address: str, dark: bool) -> N
         for _ in range(2):  # light, then dark
             tab.one("[data-theme-button]").click()
         tab.until(lambda: tab.all("body.body--dark"), "dark")
-        tab.open("/compare")
+        tab.open("/jobs")
         tab.until(lambda: tab.all("body.body--dark"), "still dark")
     finally:
         tab.close()

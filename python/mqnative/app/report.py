@@ -15,7 +15,7 @@ _FORMATS = ("html", "md", "json", "svg", "png")
     short_help="Write a finished job's report: HTML, Markdown, plots, JSON.",
     epilog="Example: mqnative report out/ -o report/ --format html --format md --format svg",
 )
-@click.argument("source", metavar="DIR", type=PATH)
+@click.argument("source", metavar="JOB|DIR")
 @click.option("-o", "--output", type=PATH, help="Folder to write to; default: where the results are.")
 @click.option(
     "--format",
@@ -26,8 +26,8 @@ _FORMATS = ("html", "md", "json", "svg", "png")
 )
 @force_option
 @json_option
-def report(source: Path, output: Path | None, formats: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Write the report of the results in DIR.
+def report(source: str, output: Path | None, formats: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Write the report of the job of this number, or of the results in DIR.
 
     One self-contained HTML page, Markdown for a model card, plots as SVG and PNG, JSON: all from the same
     figures, which are measured or computed nowhere else.
@@ -35,7 +35,7 @@ def report(source: Path, output: Path | None, formats: tuple[str, ...], force: b
     from mqnative.app.output import console, print_json
     from mqnative.report.folder import read_report, write_report
 
-    folder = source
+    folder = _folder(source)
     found = read_report(folder)
     target = output or folder
     written = write_report(found, target, formats or _FORMATS[:4], force=force)
@@ -44,3 +44,19 @@ def report(source: Path, output: Path | None, formats: tuple[str, ...], force: b
         return
     for path in written:
         console().print(str(path))
+
+
+def _folder(source: str) -> Path:
+    """Where the results are; a number is a job's unless a folder has that name."""
+    from mqnative.errors import SourceError
+
+    path = Path(source)
+    if path.is_dir() or not source.isdecimal():
+        return path
+    from mqnative.jobs import control
+
+    job = control.show(int(source)).job
+    folder = job.options.get("output")
+    if not folder:
+        raise SourceError(f"job {source} ({job.kind}) leaves no report; take one of auto or compare")
+    return Path(str(folder))

@@ -14,7 +14,7 @@ from mqnative.errors import MQNativeError
 from mqnative.report.palette import theme_variables
 from mqnative.report.svg import escape
 
-NAVIGATION = (("Models", "/"), ("Compare", "/compare"))
+NAVIGATION = (("Models", "/"), ("Jobs", "/jobs"), ("Compare", "/compare"))
 MODEL_PAGES = (("Structure", ""), ("Tensor", "/tensor"), ("Recipe", "/recipe"), ("Frontier", "/frontier"))
 
 

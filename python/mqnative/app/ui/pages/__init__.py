@@ -5,12 +5,12 @@ from __future__ import annotations
 from nicegui import ui
 
 from mqnative.app.ui.frame import head
-from mqnative.app.ui.pages import compare, frontier, models, recipe, structure, tensor
+from mqnative.app.ui.pages import compare, frontier, jobs, models, recipe, structure, tensor
 from mqnative.app.ui.workspace import Workspace
 
 
 def register(workspace: Workspace) -> None:
     """Make the routes."""
     ui.add_head_html(head(), shared=True)
-    for module in (models, structure, tensor, recipe, frontier, compare):
+    for module in (models, structure, tensor, recipe, frontier, jobs, compare):
         module.register(workspace)

@@ -36,7 +36,7 @@ def register(workspace: Workspace) -> None:
                     empty(
                         "No frontier yet",
                         "A run measures what types cost; the best mix of every size follows from that.",
-                        ("Models", "/"),
+                        ("Start a run", f"/jobs?model={key}"),
                     )
                     return
                 await _predicted(session)

@@ -9,6 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from mqnative.app.ui.frame import done, drawn, empty, fail, frame, telling
+from mqnative.app.ui.hub import fetch_dialog
 from mqnative.app.ui.workspace import Workspace, loaded, read_view
 from mqnative.app.views.model_view import ModelView
 from mqnative.errors import MQNativeError
@@ -62,7 +63,11 @@ async def _content(workspace: Workspace) -> None:
         with telling():
             path = _local(workspace, text)
             if path is None:
-                fail(f"{text} is a repository on the hub; run `mqnative fetch {text}`, then add its file")
+                button.props("loading")
+                try:
+                    await fetch_dialog(workspace, text)
+                finally:
+                    button.props(remove="loading")
                 return
             button.props("loading")
             try:

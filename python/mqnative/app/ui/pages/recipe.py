@@ -33,7 +33,7 @@ def register(workspace: Workspace) -> None:
                     empty(
                         "No recipe without figures",
                         "Once a run has measured what types cost, the recipe can be edited and solved here.",
-                        ("Models", "/"),
+                        ("Start a run", f"/jobs?model={key}"),
                     )
                     return
                 _Page(workspace, session).show()

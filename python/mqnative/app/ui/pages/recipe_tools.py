@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import urlencode
+
 from nicegui import ui
 from nicegui.events import UploadEventArguments
 
@@ -11,9 +14,15 @@ from mqnative.app.views.draft import add_floor, allow, recipe_of, remove_floor, 
 from mqnative.app.views.mix import mix_of
 from mqnative.app.views.resolve import budget_of, solve_again
 from mqnative.app.views.structure import all_types
+from mqnative.build.plan import types_hash
 from mqnative.errors import MQNativeError
-from mqnative.formats.recipe import Recipe, format_recipe, parse_recipe
+from mqnative.formats.imatrix import write_imatrix
+from mqnative.formats.recipe import Recipe, format_recipe, parse_recipe, write_recipe
 from mqnative.formats.tensor_types import format_tensor_types, parse_tensor_types
+from mqnative.jobs.auto import IMATRIX_NAME
+from mqnative.jobs.stored_model import newest_imatrix
+from mqnative.store import Store
+from mqnative.store.paths import home
 
 _METHODS = {"exact": "exact (proven)", "greedy": "greedy", "knee": "each tensor's knee", "bins": "bins"}
 # A recipe of ten thousand tensors takes less.
@@ -103,6 +112,14 @@ def files_card(session: Session) -> None:
         text = format_recipe(recipe(), json=suffix == ".json")
         ui.download.content(text, f"{stem}.recipe{suffix}")
 
+    async def begin_build() -> None:
+        try:
+            query = await loaded(prepare_build, view.path, recipe())
+        except MQNativeError as error:
+            fail(error)
+            return
+        ui.navigate.to(f"/jobs?{urlencode({'model': view.key, 'kind': 'build', **query})}")
+
     def tensor_types() -> str:
         names = [t.name for t in view.tensors if t.name in view.quantizable]
         return format_tensor_types(recipe(), names)
@@ -123,6 +140,10 @@ def files_card(session: Session) -> None:
     with ui.element("section").classes("card stack files-card"):
         ui.html("<h2>Load and save</h2>", sanitize=False)
         with ui.element("div").classes("line"):
+            build = ui.button("Build it", icon="construction", on_click=begin_build)
+            build.props("unelevated dense").classes("build")
+            build.set_enabled(view.path.is_file())
+            build.tooltip("A job of its own; its form shows the cost first")
             ui.button("YAML", icon="download", on_click=lambda: save(".yaml")).props("outline dense")
             ui.button("JSON", icon="download", on_click=lambda: save(".json")).props("outline dense")
             ui.button("Copy tensor types", icon="content_copy", on_click=lambda: _copy(tensor_types())).props(
@@ -139,6 +160,24 @@ def files_card(session: Session) -> None:
             .props('accept=".yaml,.yml,.json,.txt" flat bordered')
             .style("width: 100%")
         )
+
+
+def prepare_build(model: Path, recipe: Recipe) -> dict[str, str]:
+    """Write the recipe and the importance matrix where the build form can name them.
+
+    Returns:
+        Label of the form's entry -> path.
+    """
+    folder = home() / "runs" / f"{model.stem}-{types_hash(recipe.tensors)[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"Recipe": folder / "recipe.yaml", "File to write": folder / f"{folder.name}.gguf"}
+    write_recipe(paths["Recipe"], recipe, force=True)
+    with Store.open() as store:
+        imatrix = newest_imatrix(model, store)
+    if imatrix is not None:
+        paths["Importance matrix"] = folder / IMATRIX_NAME
+        write_imatrix(paths["Importance matrix"], imatrix, force=True)
+    return {label: str(path) for label, path in paths.items()}
 
 
 def _copy(text: str) -> None:

@@ -49,7 +49,7 @@ def _content(session: Session) -> None:
         empty(
             "Nothing is measured yet",
             "Sizes are known, damages are not. A run measures every tensor at every type, shown as it goes.",
-            ("Models", "/"),
+            ("Start a run", f"/jobs?model={view.key}"),
         )
     with ui.element("section").classes("card stack"):
         with ui.element("div").classes("line"):

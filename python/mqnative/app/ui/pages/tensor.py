@@ -39,7 +39,7 @@ async def _content(session: Session, name: str) -> None:
         empty(
             "No curves yet",
             "A run measures what every type costs every tensor; its curves appear here as it goes.",
-            ("Models", "/"),
+            ("Start a run", f"/jobs?model={view.key}"),
         )
         return
     if name not in view.by_name:
