@@ -7,8 +7,8 @@
 namespace mqn {
 
 PlacementOptions placement_of(const std::vector<std::string>& paths, int n_gpu_layers,
-                              const std::vector<std::string>& devices,
-                              const std::vector<std::string>& on_cpu, bool extra_buffers) {
+                              const std::vector<std::string>& devices, const std::vector<std::string>& on_cpu,
+                              bool extra_buffers) {
   PlacementOptions placement;
   placement.paths = paths;
   placement.n_gpu_layers = n_gpu_layers;

@@ -14,8 +14,8 @@ namespace mqn {
 using ContextNumbers = std::tuple<uint32_t, uint32_t, uint32_t, int, int>;
 
 PlacementOptions placement_of(const std::vector<std::string>& paths, int n_gpu_layers,
-                              const std::vector<std::string>& devices,
-                              const std::vector<std::string>& on_cpu, bool extra_buffers);
+                              const std::vector<std::string>& devices, const std::vector<std::string>& on_cpu,
+                              bool extra_buffers);
 // Throws unsupported_type for a type that ggml does not know.
 ContextOptions context_of(const ContextNumbers& numbers);
 

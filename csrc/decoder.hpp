@@ -12,9 +12,9 @@
 
 namespace mqn {
 
-// The settings of upstream's perplexity and imatrix tools: 16-bit cache unless told otherwise, flash attention where possible,
-// micro-batches of up to 512. Graphs are rebuilt for every call, since a swap changes types and addresses
-// that a kept graph remembers.
+// The settings of upstream's perplexity and imatrix tools: 16-bit cache unless told otherwise, flash
+// attention where possible, micro-batches of up to 512. Graphs are rebuilt for every call, since a swap
+// changes types and addresses that a kept graph remembers.
 struct Model::Decoder {
  public:
   // n_seq: sequences of n_ctx tokens that one call may evaluate together.

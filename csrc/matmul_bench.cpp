@@ -27,8 +27,9 @@ struct ThreadpoolDeleter {
 };
 
 ggml_context_ptr new_context(size_t n_tensors) {
-  const ggml_init_params params{n_tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_tensors, false),
-                                nullptr, /*no_alloc=*/true};
+  const ggml_init_params params{
+      n_tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_tensors, false), nullptr,
+      /*no_alloc=*/true};
   return ggml_context_ptr(ggml_init(params));
 }
 

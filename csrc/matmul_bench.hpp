@@ -12,11 +12,11 @@ namespace mqn {
 
 struct Product {
   ggml_type type;
-  int64_t n_per_row;     // weights per row: length of an activation
-  int64_t n_rows;        // outputs
-  int64_t n_experts;     // 0: a plain product; otherwise the weights of so many experts,
-  int64_t n_used;        // of which every token uses so many
-  int64_t n_tokens;      // activations at once: 1 as in generation
+  int64_t n_per_row;  // weights per row: length of an activation
+  int64_t n_rows;     // outputs
+  int64_t n_experts;  // 0: a plain product; otherwise the weights of so many experts,
+  int64_t n_used;     // of which every token uses so many
+  int64_t n_tokens;   // activations at once: 1 as in generation
 };
 
 struct ProductOptions {

@@ -98,8 +98,8 @@ llama_context_params context_params(const ContextOptions& options) {
   return params;
 }
 
-MemoryUse memory_use(const PlacementOptions& placement, const std::vector<ContextOptions>& contexts, bool load,
-                     Monitor& monitor) {
+MemoryUse memory_use(const PlacementOptions& placement, const std::vector<ContextOptions>& contexts,
+                     bool load, Monitor& monitor) {
   ensure_backend();
   const AbortGuard guard;
   PlacedParams params(placement, monitor);

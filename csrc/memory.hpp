@@ -51,10 +51,10 @@ struct MemoryUse {
   std::vector<PlacedTensor> tensors;
 };
 
-// With load, everything is allocated in earnest and then counted; without, no weight is read and nothing large
-// is allocated. Throws model_load, backend, cancelled.
-MemoryUse memory_use(const PlacementOptions& placement, const std::vector<ContextOptions>& contexts, bool load,
-                     Monitor& monitor);
+// With load, everything is allocated in earnest and then counted; without, no weight is read and nothing
+// large is allocated. Throws model_load, backend, cancelled.
+MemoryUse memory_use(const PlacementOptions& placement, const std::vector<ContextOptions>& contexts,
+                     bool load, Monitor& monitor);
 
 struct TensorType {
   ggml_type type;

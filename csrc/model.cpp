@@ -122,9 +122,8 @@ std::string Model::piece(int32_t token) const {
 Model::Decoder& Model::decoder(int64_t n_tokens) {
   if (!decoder_ || decoder_->n_ctx() != n_tokens) {
     decoder_.reset();
-    decoder_ =
-        std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, cache_, GraphTap::on_node,
-                                  nullptr);
+    decoder_ = std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, cache_,
+                                         GraphTap::on_node, nullptr);
   }
   decoder_->set_threads(n_threads_);
   return *decoder_;

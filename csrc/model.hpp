@@ -159,7 +159,7 @@ class Model {
   int64_t n_last_logits_ = 0;
   std::multimap<std::string, ggml_tensor*> by_name_;
   ggml_context_ptr head_context_;
-  ggml_tensor* head_ = nullptr;  // of a model whose head is its embedding; else null
+  ggml_tensor* head_ = nullptr;                // of a model whose head is its embedding; else null
   std::map<ggml_tensor*, Storage> originals_;  // of the tensors swapped now
   std::map<std::string, std::shared_ptr<Variant>> active_;
   bool extra_buffers_;

@@ -43,9 +43,7 @@ void get_tensor(ggml_backend_buffer_t /*buffer*/, const ggml_tensor* tensor, voi
   std::memcpy(data, static_cast<const char*>(tensor->data) + offset, size);
 }
 
-void clear(ggml_backend_buffer_t buffer, uint8_t value) {
-  std::memset(buffer->context, value, buffer->size);
-}
+void clear(ggml_backend_buffer_t buffer, uint8_t value) { std::memset(buffer->context, value, buffer->size); }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
   ggml_backend_buffer_i iface{};

@@ -40,8 +40,8 @@ class GraphTap {
   // Starts at `layer`. A graph stays whole where the cut would leave out a node that reads one of `changed`,
   // where the trace has no such layer, or where the model's graph does not name its layers' outputs.
   GraphTap(const Trace& trace, int layer, std::unordered_set<const ggml_tensor*> changed);
-  // The same from `layer` on, or from the start where it is 0, keeping in `kept` the states that enter `until`
-  // and computing nothing after them.
+  // The same from `layer` on, or from the start where it is 0, keeping in `kept` the states that enter
+  // `until` and computing nothing after them.
   GraphTap(const Trace& trace, int layer, Trace& kept, int until);
   // Notes which layers' inputs the graphs name.
   explicit GraphTap(std::set<int>& named);
