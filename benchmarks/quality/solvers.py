@@ -129,12 +129,13 @@ def _header(out: Path | None) -> str:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     info = build_info()
+    # What is left out is where files lie on this machine.
     shown = ["FOLDER" if Path(a).is_dir() else a for a in sys.argv[1:] if out is None or a != str(out)]
     shown = [a for a in shown if a != "--out"]
     command = f"python benchmarks/quality/solvers.py {shlex.join(shown)}"
     return (
         "# Every solver on the same problem\n\n"
-        f"Commit {commit or 'unknown'}, llama.cpp {info['upstream_commit']}, {info['isa']}; "
+        f"Commit {commit or 'unknown'}, llama.cpp {info['upstream_commit']}; "
         f"made by `{command}`.\n\n"
         "Damages are predicted from probes on other text; KLD is measured on the held-out text, paired with "
         "the exact mix on the same tokens (95 %). Nothing is refined. Presets may be smaller than the budget."

@@ -93,10 +93,8 @@ def _probes(study: Study, parts: Parts, measured: Measured) -> str:
         lines.append(f"| {t} | {none:.6f} | {a:.6f} | {b:.6f} | {c:.6f} | {(a + b) / c:.3f} |")
     share = measured.share
     assert share is not None
-    lines += [
-        "",
-        f"At the anchor the input has {share.of_input:.1%} of the damage (± {share.variance**0.5:.1%}).",
-    ]
+    error = f"standard error {share.variance**0.5:.1%}"
+    lines += ["", f"At the anchor the input has {share.of_input:.1%} of the damage ({error})."]
     return "\n".join(lines)
 
 
