@@ -152,16 +152,22 @@ class Page:
 
     def click(self, text: str) -> None:
         """Click the button that says this, once it can be clicked."""
+        self._press(lambda: self.button(text), f"button {text!r}")
 
+    def press(self, css: str) -> None:
+        """Click the first element by CSS, once it can be clicked."""
+        self._press(lambda: self.one(css), css)
+
+    def _press(self, look: Callable[[], WebElement], what: str) -> None:
         def press() -> bool:
-            found = self.button(text)
+            found = look()
             if not found.is_enabled() or found.get_attribute("disabled"):
                 return False
             self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
             found.click()
             return True
 
-        self.until(press, f"button {text!r}")
+        self.until(press, what)
 
     def field(self, label: str) -> WebElement:
         """The entry with this label."""

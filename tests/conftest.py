@@ -27,8 +27,8 @@ UPSTREAM_BIN_VARIABLE = "MQNATIVE_UPSTREAM_BIN"
 def pytest_configure() -> None:
     """Let Ctrl-C through to the processes that tests start and interrupt; keep to a store of their own.
 
-    A runner in the background has SIGINT ignored, one under nohup SIGHUP, which programs inherit; a handler of
-    our own, or the default, they do not.
+    A runner in the background has SIGINT ignored, one under nohup SIGHUP, which programs inherit; a handler
+    of our own, or the default, they do not.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):

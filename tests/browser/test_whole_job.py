@@ -161,9 +161,9 @@ def test_the_rest_is_solved_around_the_pins_and_undone(page: Page, known: dict[s
     page.until(lambda: 4.9 < float(page.tile("bits per weight")) <= 5.0, "five bits per weight")
     assert page.tile("pinned") == "3"
     known["bpw"] = page.tile("bits per weight")
-    page.one('button[aria-label="Undo"]').click()
+    page.press('button[aria-label="Undo"]')
     page.until(lambda: page.tile("bits per weight") != known["bpw"], "undone")
-    page.one('button[aria-label="Redo"]').click()
+    page.press('button[aria-label="Redo"]')
     page.until(lambda: page.tile("bits per weight") == known["bpw"], "done again")
 
 
