@@ -168,11 +168,11 @@ def memory(machine: Machine) -> None:
 
 def imports_bytes() -> int:
     """What a process holds after the converter's imports."""
-    tell = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    tell = "\nimport re; print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     done = subprocess.run(
         [sys.executable, "-c", _IMPORTS + tell], stdout=subprocess.PIPE, text=True, check=True
     )
-    return int(done.stdout)
+    return 1024 * int(done.stdout)
 
 
 def main() -> None:

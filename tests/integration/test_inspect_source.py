@@ -26,6 +26,8 @@ from mqnative.core.presets import preset_types, presets
 from mqnative.formats.gguf import GGUFFile, MetaValue
 from mqnative.formats.gguf_layout import GGUFLayout
 from mqnative.formats.qtypes import qtype
+from mqnative.source.outline import without_vocabulary
+from tiny_models import TinyModels
 
 GIGABYTE = 10**9
 
@@ -157,6 +159,14 @@ def test_a_hundred_gigabytes_on_the_hub_are_seen_in_seconds(
     assert found["commit"] == repo.refs["main"]
     assert found["download_bytes"] > 100 * GIGABYTE
     assert hub.sent_bytes < 10_000_000
+
+
+@pytest.mark.parametrize("label", ["dense", "moe", "sliding", "latent", "odd_rows", "recurrent", "split"])
+def test_presets_do_not_depend_on_the_vocabulary(label: str, tiny_models: TinyModels) -> None:
+    with GGUFFile.open(getattr(tiny_models, label)) as file, without_vocabulary(file) as outline:
+        for name in ("Q2_K", "Q3_K_L", "Q4_K_M", "IQ2_XXS", "Q8_0"):
+            types = preset_types(file.path, name, with_imatrix=True)
+            assert preset_types(outline, name, with_imatrix=True) == types, name
 
 
 def test_a_gguf_on_the_hub_is_seen_by_its_header(hub: HubServer, tmp_path: Path) -> None:

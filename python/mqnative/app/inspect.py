@@ -173,18 +173,20 @@ def preset_sizes(file: GGUFFile) -> list[dict[str, Any]]:
     from mqnative.core.presets import preset_types, presets
     from mqnative.errors import QuantizeError
     from mqnative.formats.qtypes import qtype
+    from mqnative.source.outline import without_vocabulary
 
     sizes = []
     refused: QuantizeError | None = None
-    for preset in presets().values():
-        try:
-            types = preset_types(file.path, preset.name, with_imatrix=True)
-        except QuantizeError as error:  # rows that fill no block of a type without a substitute
-            refused = error
-            continue
-        tensor_bytes = sum(qtype(types[t.name]).tensor_bytes(t.shape) for t in file.tensors.values())
-        bpw = 8.0 * tensor_bytes / file.n_weights
-        sizes.append({"name": preset.name, "tensor_bytes": tensor_bytes, "bpw": bpw})
+    with without_vocabulary(file) as outline:
+        for preset in presets().values():
+            try:
+                types = preset_types(outline, preset.name, with_imatrix=True)
+            except QuantizeError as error:  # rows that fill no block of a type without a substitute
+                refused = error
+                continue
+            tensor_bytes = sum(qtype(types[t.name]).tensor_bytes(t.shape) for t in file.tensors.values())
+            bpw = 8.0 * tensor_bytes / file.n_weights
+            sizes.append({"name": preset.name, "tensor_bytes": tensor_bytes, "bpw": bpw})
     if refused is not None and not sizes:
         raise refused
     return sorted(sizes, key=lambda s: -float(s["tensor_bytes"]))

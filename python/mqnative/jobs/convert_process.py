@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import sys
@@ -162,6 +163,12 @@ def _peak_memory_bytes() -> int | None:
     """The most that this process has held, torch and all; None where the system does not tell."""
     if sys.platform == "win32":
         return None
+    with suppress(OSError):
+        # On Linux rusage begins with what the parent held when this process was made; this does not.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

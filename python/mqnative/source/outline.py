@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mqnative.core.presets import preset_types
 from mqnative.errors import GGUFError, QuantizeError
-from mqnative.formats.gguf import MetaType, MetaValue
+from mqnative.formats.gguf import GGUFFile, MetaType, MetaValue
 from mqnative.formats.gguf_header import parse_header
 from mqnative.formats.gguf_layout import GGUFLayout
 from mqnative.formats.gguf_rules import MAX_HEADER_BYTES
@@ -97,6 +99,23 @@ def _header_end(path: Path) -> int:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         tensors = parse_header(mapped, path).tensors
         return min((t.offset for t in tensors.values()), default=len(mapped))
+
+
+@contextmanager
+def without_vocabulary(file: GGUFFile) -> Iterator[Path]:
+    """A file of holes that differs from ``file`` in having no tokenizer, which takes long to read.
+
+    llama.cpp's choice of types does not look at it, and is asked for once for every preset.
+    """
+    dropped = ("tokenizer.", "split.")
+    metadata = {key: value for key, value in file.metadata.items() if not key.startswith(dropped)}
+    layout = GGUFLayout.plan(metadata, [(t.name, t.shape, t.qtype) for t in file.tensors.values()])
+    with tempfile.TemporaryDirectory(prefix="mqnative-") as folder:
+        path = Path(folder) / "outline.gguf"
+        with path.open("wb") as out:
+            out.write(layout.header_bytes)
+            out.truncate(layout.file_bytes)
+        yield path
 
 
 def outline_checkpoint(
