@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -46,6 +46,7 @@ from mqnative.report.numbers import (
 )
 from mqnative.report.palette import RAMP_DARK, RAMP_LIGHT, contrast, luminance, step, text_on
 from mqnative.report.sentences import headline, rival, text_of
+from mqnative.report.summary import MEAN_OF_TEXTS, TextRow
 from mqnative.report.svg import Axis, linear_axis, log_axis
 from report_samples import SAMPLES, dense, mix, tensors, tiny
 
@@ -646,6 +647,8 @@ def test_more_bits_are_never_a_lower_step() -> None:
 
 
 @given(st.lists(st.floats(1e-199, 1e199), min_size=1, max_size=5))
+@example([2.2164417182843483e81, 2.2164417182843487e81])
+@example([1e199, math.nextafter(1e199, 0.0)])
 def test_axes_hold_their_values_and_have_ticks_inside(values: list[float]) -> None:
     axes: list[Axis] = [log_axis(values, 0.0, 100.0), linear_axis(values, 0.0, 100.0)]
     for axis in axes:
@@ -664,3 +667,32 @@ def test_labels_never_cover_each_other_while_there_is_room(spots: list[tuple[flo
     assert all(p.box.within(frame) for p in places)
     for i, place in enumerate(places):
         assert all(place.box.overlap(other.box) == 0 for other in places[:i])
+
+
+def with_texts() -> Report:
+    rows = [
+        TextRow(text, m.name, 100, kld := m.figures.kld_mean * scale, (0.9 * kld, 1.1 * kld), 12.5, 0.95)
+        for text, scale in (("prose.txt", 0.5), ("code <b>.txt", 2.0), (MEAN_OF_TEXTS, 1.25))
+        for m in dense().mixes
+    ]
+    return replace(dense(), texts=tuple(rows))
+
+
+def test_figures_of_each_text_stand_in_every_form() -> None:
+    report = with_texts()
+    assert from_json(json.loads(json.dumps(to_json(report)))).texts == report.texts
+    page, card = to_html(report), to_markdown(report)
+    assert "Text by text" in page
+    assert "code &lt;b&gt;.txt" in page
+    assert "<b>.txt" not in page
+    section = card.partition("## Text by text")[2].partition("## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3
+    assert all(line.count("|") == len(report.mixes) + 2 for line in lines)
+
+
+def test_one_text_has_no_table_of_texts_and_older_reports_are_read() -> None:
+    value = to_json(dense())
+    del value["texts"]
+    assert from_json(value).texts == ()
+    assert "Text by text" not in to_html(dense()) + to_markdown(dense())

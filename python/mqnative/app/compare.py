@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def compare(
     from mqnative.core.model import Model
     from mqnative.formats.atomic import check_output
     from mqnative.formats.gguf import GGUFFile
-    from mqnative.jobs.verify import judge
+    from mqnative.jobs.verify import judge, text_rows
     from mqnative.measure.corpus import read_text, require_same_tokens
     from mqnative.measure.domains import by_text, read_texts
     from mqnative.measure.stored_files import score_files
@@ -91,6 +92,9 @@ def compare(
         files = {str(path): path for path in candidates}
         scores = score_files(study, "evaluate", read.corpus, files, check)
     report = _report(reference, candidates, judge(scores, str(candidates[0]), n_ctx), read.names)
+    if len(texts) > 1:
+        named = {name: scores[str(path)] for path, name in zip(candidates, _names(candidates), strict=True)}
+        report = replace(report, texts=text_rows(named, read))
     if output is not None:
         _write(output, report, force=force)
     if as_json:
@@ -100,6 +104,14 @@ def compare(
         print_text(report, console())
 
 
+def _names(candidates: tuple[Path, ...]) -> list[str]:
+    """The files' names, with their folders where two are called the same."""
+    names = [path.name for path in candidates]
+    return [
+        name if names.count(name) == 1 else str(path) for path, name in zip(candidates, names, strict=True)
+    ]
+
+
 def _report(
     reference: Path, candidates: tuple[Path, ...], judged: dict[str, Judged], texts: tuple[str, ...]
 ) -> Report:
@@ -107,14 +119,14 @@ def _report(
     from mqnative.report.summary import Figures, MixRow, Report
 
     rows = []
-    for i, path in enumerate(candidates):
+    for i, (path, name) in enumerate(zip(candidates, _names(candidates), strict=True)):
         with GGUFFile.open(path) as file:
             size, bpw = file.file_bytes, file.bpw
         found = judged[str(path)]
         difference = found.difference
         rows.append(
             MixRow(
-                path.name,
+                name,
                 "result" if i == 0 else "preset",
                 size,
                 bpw,

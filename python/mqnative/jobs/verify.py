@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mqnative.measure.corpus import Corpus
+from mqnative.measure.domains import Texts, macro, of_each_text
 from mqnative.measure.evaluate import Evaluation, summarize
 from mqnative.measure.scores import TokenScores
 from mqnative.measure.stored_scores import Importances, Mix, score
 from mqnative.measure.study import Study
 from mqnative.measure.uncertainty import Estimate, Resamples, Verdict, mean_estimate, verdict
+from mqnative.report.summary import MEAN_OF_TEXTS, TextRow
 
 # DESIGN: held-out chunks are dealt until the relative 95 % half-width of the KLD is this small.
 PRECISION = 0.03
@@ -111,6 +113,26 @@ def judge(scores: Mapping[str, TokenScores], result: str, n_ctx: int) -> dict[st
         difference = mean_estimate(_tokens(s) - _tokens(own), resamples)
         judged[name] = Judged(figures, difference, _reverse(verdict(difference)))
     return judged
+
+
+def text_rows(scores: Mapping[str, TokenScores], texts: Texts) -> tuple[TextRow, ...]:
+    """Figures of every mix on each text, then on their mean.
+
+    Args:
+        scores: name of a mix -> its scores on all texts, against the reference.
+        texts: what was scored.
+    """
+    rows: list[TextRow] = []
+    means: list[TextRow] = []
+    for mix, found in scores.items():
+        each = {name: summarize(s, texts.corpus.n_ctx) for name, s in of_each_text(found, texts).items()}
+        for text, e in each.items():
+            kld, top1 = e.kld_mean or 0.0, e.top1_agreement or 0.0
+            rows.append(TextRow(text, mix, e.n_tokens, kld, e.kld_ci95 or (kld, kld), e.ppl, top1))
+        mean = macro(list(each.values()))
+        figures = [mean[key] for key in ("kld_mean", "kld_ci95", "ppl", "top1_agreement")]
+        means.append(TextRow(MEAN_OF_TEXTS, mix, sum(e.n_tokens for e in each.values()), *figures))
+    return (*rows, *means)
 
 
 def _reverse(of_other: Verdict) -> Verdict:

@@ -19,6 +19,7 @@ from mqnative.report.roles import by_role, is_vector
 from mqnative.report.sentences import Span, claims, count, headline, held_out, time_spent, types_used
 from mqnative.report.summary import Report
 from mqnative.report.svg import escape
+from mqnative.report.text_tables import text_table
 from mqnative.report.why import choice_part
 
 _MIXES_KEY = (
@@ -38,6 +39,7 @@ _VALUES_KEY = (
 )
 _SECTIONS = (
     ("mixes", "Against the others"),
+    ("texts", "Text by text"),
     ("types", "What it is made of"),
     ("why", "Why these types"),
     ("frontier", "Other sizes"),
@@ -54,6 +56,7 @@ def to_html(report: Report) -> str:
     """The page, as text to be written in UTF-8; the same report gives the same bytes."""
     bodies = {
         "mixes": _mixes(report),
+        "texts": text_table(report),
         "types": _types(report),
         "why": "" if report.choice is None else choice_part(report.choice),
         "frontier": "" if report.frontier is None else frontier_part(report.frontier),

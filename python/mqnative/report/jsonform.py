@@ -22,6 +22,7 @@ from mqnative.report.summary import (
     Report,
     StepTime,
     TensorRow,
+    TextRow,
     Verdict,
 )
 
@@ -31,6 +32,7 @@ _FIGURES = (
     "kld_mean", "kld_se", "kld_median", "kld_p99", "ppl", "ppl_se", "ppl_ratio", "ppl_cor_ln",
     "top1_agreement", "top1_agreement_se",
 )  # fmt: skip
+_TEXT = ("kld_mean", "ppl", "top1_agreement")
 _LINK = ("slope", "intercept", "spread", "floor")
 
 
@@ -56,6 +58,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "choice": None if report.choice is None else choice_values(report.choice),
         "frontier": None if report.frontier is None else frontier_values(report.frontier),
         "link": None if report.link is None else {key: _number(getattr(report.link, key)) for key in _LINK},
+        "texts": [_text_values(row) for row in report.texts],
     }
 
 
@@ -92,6 +95,27 @@ def from_json(value: Mapping[str, Any]) -> Report:
         choice=None if choice is None else read_choice(choice),
         frontier=None if frontier is None else read_frontier(frontier),
         link=_link(source),
+        texts=() if source.get("texts") is None else tuple(map(_text, source.objects("texts"))),
+    )
+
+
+def _text_values(row: TextRow) -> dict[str, Any]:
+    values = {
+        "text": row.text,
+        "name": row.mix,
+        "n_tokens": row.n_tokens,
+        "kld_ci95": _interval(row.kld_ci95),
+    }
+    return values | {key: _number(getattr(row, key)) for key in _TEXT}
+
+
+def _text(source: JSONObject) -> TextRow:
+    return TextRow(
+        source.text("text"),
+        source.text("name"),
+        source.integer("n_tokens"),
+        kld_ci95=source.interval("kld_ci95") or (math.nan, math.nan),
+        **{key: source.number(key) for key in _TEXT},
     )
 
 

@@ -20,6 +20,7 @@ from mqnative.report.numbers import (
 from mqnative.report.roles import by_role
 from mqnative.report.sentences import Span, claims, headline, held_out, time_spent, types_used
 from mqnative.report.summary import MixRow, Report
+from mqnative.report.text_tables import by_text
 from mqnative.report.why import sentences
 
 # What could begin markup inside a line; an underscore inside a word cannot.
@@ -35,6 +36,7 @@ def to_markdown(report: Report) -> str:
         "## Measured",
         _mixes(report),
         _legend(report),
+        *_section("Text by text", _texts(report)),
         *_types(report),
         *_section("Why these types", _why(report)),
         *_steps(report),
@@ -115,6 +117,15 @@ def _legend(report: Report) -> str:
         claims(report),
     ]
     return " ".join(s for s in sentences if s)
+
+
+def _texts(report: Report) -> str:
+    texts = by_text(report)
+    rows = [
+        [escape(text), *(measured(r.kld_mean, *r.kld_ci95).bracketed if r else "" for r in found)]
+        for text, found in texts.items()
+    ]
+    return table(("text", *(f"{escape(m.name)}:" for m in report.mixes)), rows) if rows else ""
 
 
 def _types(report: Report) -> Sequence[str]:

@@ -15,6 +15,7 @@ from mqnative.report.choices import ChoiceFacts, FrontierFacts
 Kind = Literal["result", "preset", "uniform"]
 Verdict = Literal["better", "worse", "tie"]
 Interval = tuple[float, float]
+MEAN_OF_TEXTS = "mean of the texts"
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,28 @@ class StepTime:
 
 
 @dataclass(frozen=True)
+class TextRow:
+    """What one mix scores on one of several texts.
+
+    Attributes:
+        text: the file's name; `MEAN_OF_TEXTS` for their mean, in which each counts alike.
+        mix: name of the mix.
+        n_tokens: scored.
+        kld_mean, kld_ci95: nats per token.
+        ppl: perplexity.
+        top1_agreement: share of tokens where mix and reference put the same token first.
+    """
+
+    text: str
+    mix: str
+    n_tokens: int
+    kld_mean: float
+    kld_ci95: Interval
+    ppl: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
 class Report:
     """A finished study.
 
@@ -188,6 +211,7 @@ class Report:
         choice: why the mix is as it is; None if nobody explained it.
         frontier: the best mix of every size; None if nobody asked.
         link: from damages to KLD; None where none was fitted.
+        texts: figures on each text, by text and mix; empty where there was only one.
 
     Raises:
         ValueError: there is no mix, or the first one is not the only result.
@@ -207,6 +231,7 @@ class Report:
     choice: ChoiceFacts | None = None
     frontier: FrontierFacts | None = None
     link: LinkRow | None = None
+    texts: tuple[TextRow, ...] = ()
 
     def __post_init__(self) -> None:
         kinds = [m.kind for m in self.mixes]

@@ -17,6 +17,8 @@ FONT_SIZE = 12.0
 NAMESPACE = "http:" + "//www.w3.org/2000/svg"
 # Smaller values, and those larger than its inverse, are drawn at the end of a logarithmic axis.
 _SMALLEST = 1e-200
+# Values closer than this, as a share of their size, get an axis as wide, so that rounding cannot close it.
+_NARROWEST = 1e-9
 
 
 def escape(text: str) -> str:
@@ -135,7 +137,10 @@ def linear_axis(values: list[float], start: float, end: float, *, pad: float = 0
     """A linear axis around some values."""
     usable = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
     low, high = min(usable), max(usable)
-    room = pad * (high - low) or 0.1 * abs(high) or 1.0
+    if high == low:
+        room = 0.1 * abs(high) or 1.0
+    else:
+        room = max(pad * (high - low), _NARROWEST * max(abs(low), abs(high)))
     return Axis(low - room, high + room, start, end)
 
 

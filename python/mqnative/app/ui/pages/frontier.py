@@ -20,6 +20,7 @@ from mqnative.report.plots import prediction_plot, size_plot
 from mqnative.report.sentences import headline, held_out, text_of
 from mqnative.report.summary import Report
 from mqnative.report.svg import escape
+from mqnative.report.text_tables import text_table
 
 
 def register(workspace: Workspace) -> None:
@@ -106,6 +107,9 @@ def measured(report: Report) -> None:
                 plot += prediction_plot(report, "predicted-b narrow-only", 370, 340)
                 drawn(_figure(plot, "On the thin line the prediction is exact."))
         drawn(tables.mixes(report))
+        texts = text_table(report)
+        if texts:
+            drawn(f"<h3>Text by text</h3>{texts}")
         known = [(m.name, m.size_bytes, m.figures.kld_mean) for m in report.mixes]
         drawn(chord_table(chords(known[:1], known[1:])))
 
