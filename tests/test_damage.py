@@ -18,10 +18,9 @@ from mqnative.predict.damage import (
     TensorCurve,
     damage_table,
     kld_floor,
-    predict_mix,
     role_of,
 )
-from mqnative.predict.link import IDENTITY, Link
+from mqnative.predict.link import Total, head_shares, total_of
 
 ERRORS = {"BF16": 0.0, "Q8_0": 1e-4, "Q6_K": 4e-4, "Q4_K": 6e-3, "Q3_K": 2.5e-2, "Q2_K": 8e-2}
 
@@ -75,26 +74,31 @@ def test_measured_types_keep_their_measurement() -> None:
         assert table["t"][anchor.qtype] == Damage(anchor.kld, anchor.variance)
 
 
-def test_nearest_anchor_in_log_error_decides() -> None:
-    errors = {"Q2_K": 1e-1, "Q3_K": 2.9e-2, "Q4_K": 1.1e-2, "Q6_K": 1e-3, "Q8_0": 1e-5}
-    table = damage_table([curve("t", sure("Q2_K", 0.02), sure("Q6_K", 5e-4), errors=errors)])
-    # The middle between the anchors is 1e-2: plainly nearer to Q2_K in error, just so in its logarithm.
-    assert table["t"]["Q4_K"].mean == pytest.approx(0.02 * 0.11)
-    assert table["t"]["Q8_0"].mean == pytest.approx(5e-4 * 1e-2)
+def test_the_nearest_anchor_decides_outside_and_the_power_law_between_them() -> None:
+    errors = {"Q2_K": 1e-1, "Q3_K": 2.9e-2, "Q4_K": 1e-2, "Q6_K": 1e-3, "Q8_0": 1e-5}
+    table = damage_table([curve("t", sure("Q2_K", 0.16), sure("Q6_K", 1e-4), errors=errors)])["t"]
+    # ln KLD goes 1.6 times as far as ln error between the two.
+    assert table["Q4_K"].mean == pytest.approx(1e-4 * 10**1.602, rel=1e-3)
+    assert table["Q8_0"].mean == pytest.approx(1e-4 * 1e-2)
+    one_sided = damage_table([curve("t", sure("Q6_K", 1e-4), errors=errors)])["t"]
+    assert one_sided["Q4_K"].mean == pytest.approx(1e-3)
+    assert table["Q4_K"].variance < one_sided["Q4_K"].variance * (table["Q4_K"].mean / 1e-3) ** 2
 
 
 def test_between_anchors_damage_stays_between_theirs() -> None:
     errors = {"A": 1e-3, "B": 9e-3, "C": 1.2e-2, "D": 1e-1}
-    table = damage_table([curve("t", sure("A", 0.010), sure("D", 0.012), errors=errors)])
-    assert [table["t"][q].mean for q in "ABCD"] == pytest.approx([0.010, 0.012, 0.012, 0.012])
+    table = damage_table([curve("t", sure("A", 0.010), sure("D", 0.012), errors=errors)])["t"]
+    assert 0.010 == table["A"].mean < table["B"].mean < table["C"].mean < table["D"].mean == 0.012
 
 
-def test_contradicting_anchors_are_pooled_by_their_certainty() -> None:
-    anchors = (Anchor("Q4_K", 0.012, 1e-8), Anchor("Q3_K", 0.009, 2e-8))
-    table = damage_table([curve("t", *anchors)])
+def test_certain_anchors_keep_what_they_measured_and_noisy_ones_are_pooled() -> None:
+    certain = (Anchor("Q4_K", 0.012, 1e-8), Anchor("Q3_K", 0.009, 2e-8))
+    table = damage_table([curve("t", *certain)])["t"]
+    assert (table["Q4_K"].mean, table["Q3_K"].mean) == (0.012, 0.009)
+    noisy = (Anchor("Q4_K", 0.012, 1e-4), Anchor("Q3_K", 0.009, 2e-4))
+    table = damage_table([curve("t", *noisy)])["t"]
     pooled = (0.012 * 2 + 0.009) / 3
-    assert table["t"]["Q4_K"].mean == pytest.approx(pooled)
-    assert table["t"]["Q3_K"].mean == pytest.approx(pooled)
+    assert (table["Q4_K"].mean, table["Q3_K"].mean) == pytest.approx((pooled, pooled))
 
 
 def test_uncertainty_grows_with_the_distance_from_the_anchor() -> None:
@@ -223,38 +227,33 @@ def test_role_is_the_name_without_its_block(name: str, expected: str) -> None:
 # --- mixes ---
 
 
-def test_mix_is_the_sum_of_its_tensors() -> None:
-    table = {
-        "a": {"Q4_K": Damage(0.01, 1e-6), "Q8_0": Damage(0.001, 1e-8)},
-        "b": {"Q4_K": Damage(0.02, 4e-6)},
-    }
-    both = predict_mix(table, {"a": "Q4_K", "b": "Q4_K"})
-    assert (both.mean, both.variance) == pytest.approx((0.03, 5e-6))
-    assert predict_mix(table, {"a": "Q8_0"}) == Damage(0.001, 1e-8)
-    assert predict_mix(table, {}) == Damage(0.0, 0.0)
+def test_a_mix_is_the_sum_of_its_tensors_and_what_they_do_to_each_other() -> None:
+    damages = {"a": Damage(0.03, 1e-6), "b": Damage(0.02, 4e-6), "output.weight": Damage(0.5, 1e-5)}
+    total = total_of(damages, {"output.weight": 1.0})
+    assert (total.mean, total.variance) == (pytest.approx(0.55), pytest.approx(1.5e-5))
+    assert total.interaction == pytest.approx(0.03 * 0.02**0.75 + 0.02 * 0.03**0.75)
+    alone = total_of({"a": Damage(0.03, 1e-6)}, {})
+    assert alone == Total(0.03, 1e-6, 0.0)
+    assert total_of({}, {}) == Total(0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("name", "qtype"), [("a", "Q2_K"), ("c", "Q4_K")])
-def test_mix_of_something_unknown_is_refused(name: str, qtype: str) -> None:
-    with pytest.raises(UnsupportedTypeError) as error:
-        predict_mix({"a": {"Q4_K": Damage(0.01, 0.0)}}, {name: qtype})
-    assert (error.value.tensor, error.value.qtype) == (name, qtype)
+@given(st.lists(st.just(0.0) | st.floats(1e-9, 5.0), max_size=8), st.randoms(use_true_random=False))
+def test_interaction_needs_two_and_no_order(klds: list[float], random: Random) -> None:
+    damages = [(str(i), Damage(k, 0.0)) for i, k in enumerate(klds)]
+    total = total_of(dict(damages), {})
+    random.shuffle(damages)
+    assert total_of(dict(damages), {}) == total
+    assert (total.interaction > 0) == (sum(k > 0 for k in klds) > 1)
 
 
-def test_link_is_a_power_of_the_sum() -> None:
-    table = {"a": {"Q4_K": Damage(0.01, 1e-6)}}
-    linked = predict_mix(table, {"a": "Q4_K"}, link=Link(0.9, 0.1))
-    assert linked.mean == pytest.approx(math.exp(0.1) * 0.01**0.9)
-    # A relative deviation of 10 % becomes one of 9 %.
-    assert math.sqrt(linked.variance) / linked.mean == pytest.approx(0.09)
-    assert Link(0.9, 0.1).apply(Damage(0.0, 0.0)) == Damage(0.0, 0.0)
-    assert IDENTITY.apply(Damage(0.3, 0.2)) == Damage(0.3, 0.2)
-
-
-@pytest.mark.parametrize("link", [(0.0, 0.0), (-1.0, 0.0), (math.nan, 0.0), (1.0, math.inf)])
-def test_link_that_does_not_rise_is_refused(link: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="slope"):
-        Link(*link)
+def test_the_head_and_half_of_a_tied_embedding_stand_alone() -> None:
+    assert head_shares(["token_embd.weight", "output.weight"]) == {"output.weight": 1.0}
+    assert head_shares(["token_embd.weight", "x"], 0.25) == {"token_embd.weight": 0.75}
+    assert head_shares(["x"]) == {}
+    damages = {"token_embd.weight": Damage(0.4, 0.0), "x": Damage(0.1, 0.0)}
+    total = total_of(damages, {"token_embd.weight": 0.75})
+    assert total.mean == pytest.approx(0.5)
+    assert total.interaction == pytest.approx(0.1 * 0.1**0.75 * 2)
 
 
 # --- what is refused ---
@@ -341,9 +340,12 @@ def test_nothing_that_changes_is_free_and_damage_never_falls_with_the_error(
             assert math.isfinite(damage.variance)
             assert damage.variance >= 0
             assert (damage.mean > 0) == (qtype in changed)
+        # What was measured is believed; of the other types, none is below any of less error.
+        measured = {a.qtype for a in c.usable_anchors}
         by_error = sorted(changed, key=lambda q: (c.errors[q], damages[q].mean))
-        means = [damages[q].mean for q in by_error]
-        assert means == sorted(means)
+        for i, q in enumerate(by_error):
+            if q not in measured:
+                assert damages[q].mean >= max(damages[r].mean for r in by_error[: i + 1])
         assert (c.name in table.unknown) == (not c.usable_anchors)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -43,6 +42,8 @@ from mqnative.app.views.tensor_table import tensor_facts, type_table
 from mqnative.app.views.tiles import tiles
 from mqnative.errors import ConstraintError, InfeasibleBudgetError, RecipeError, UnsupportedTypeError
 from mqnative.formats.recipe import Recipe, format_recipe, parse_recipe
+from mqnative.predict.curve import Damage
+from mqnative.predict.link import total_of
 from mqnative.report.jsonform import from_json, to_json
 from mqnative.report.summary import LinkRow, Report
 from report_samples import dense
@@ -98,8 +99,9 @@ def test_size_counts_padded_tensors_and_the_rest(view: ModelView, draft: Draft) 
 
 
 def test_prediction_is_the_linked_sum_and_the_floor(view: ModelView, draft: Draft) -> None:
-    total = math.fsum(t.damage for t in view.tensors)
-    expected = math.exp(0.2) * total**1.05 + 1e-5
+    damages = {t.name: Damage(t.damage, 0.0) for t in view.tensors}
+    total = total_of(damages, {"output.weight": 1.0})
+    expected = 1.05 * (total.mean + 0.2 * total.interaction) + 1e-5
     mix = mix_of(view, draft.types)
     assert mix.kld == pytest.approx(expected)
     assert mix.ci95 is not None

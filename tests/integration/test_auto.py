@@ -179,18 +179,18 @@ def test_a_finished_run_reports_again_and_rewrites_nothing(
     assert rows(home) == measured
 
 
-def test_another_budget_measures_no_tensor_again(
+def test_another_budget_probes_at_most_the_head_again(
     finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
 ) -> None:
     home, _, _ = finished
     before = rows(home)
-    done = run(home, *auto_arguments(tmp_path / "out", text, "--size", "4MB"))
+    done = run(home, *auto_arguments(tmp_path / "out", text, "--size", "5MB"))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["size_bytes"] <= 4_000_000
+    assert 4_500_000 < json.loads(done.stdout)["size_bytes"] <= 5_000_000
     after = rows(home)
-    assert {k: after[k] for k in ("imatrix", "errors", "probe")} == {
-        k: before[k] for k in ("imatrix", "errors", "probe")
-    }
+    assert {k: after[k] for k in ("imatrix", "errors")} == {k: before[k] for k in ("imatrix", "errors")}
+    # Types that were too large or too small for the other budget.
+    assert after["probe"] - before["probe"] < 10
 
 
 def test_fast_probes_nothing_and_other_rounds_of_refinement_are_another_request(

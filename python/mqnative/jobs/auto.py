@@ -219,7 +219,7 @@ class Run:
                 imatrix = study.imatrix(parts.imatrix)
         bpw = self.bpw()
         plan = plan_measures(
-            study, imatrix, options.measured_types, anchor_for(bpw), lossless=lossless_for(bpw)
+            study, imatrix, options.measured_types, anchor_for(bpw), lossless=lossless_for(bpw), bpw=bpw
         )
         prior = self.prior
         if prior is not None:
@@ -235,8 +235,7 @@ class Run:
                 prior, plan, sweeps, lambda wanted: self._probe(parts, plan, wanted.items())
             )
         else:
-            pairs = [*plan.anchors.items(), *(p for p in plan.lossless if plan.anchors[p[0]] != p[1])]
-            measured = measured_of(plan, sweeps, self._probe(parts, plan, pairs))
+            measured = measured_of(plan, sweeps, self._probe(parts, plan, plan.pairs))
         return measured if options.keep_tied else self._untied(parts, measured)
 
     def _untied(self, parts: Parts, measured: Measured) -> Measured:
@@ -375,10 +374,10 @@ class Run:
         mixes = link_mixes(measured, found.plan.bpw)
         with self.step("link", f"{len(mixes)} mixes x {text.n_chunks} chunks"):
             means = mix_means(self.study, "link", text, mixes, measured.importances)
-        sums = [damage_sum(measured, types) for types in mixes.values()]
+        totals = [damage_sum(measured, types) for types in mixes.values()]
         klds = [float(m.kld.mean()) - measured.floor for m in means.values()]
-        known = [(s.mean, k) for s, k in zip(sums, klds, strict=True) if s is not None]
-        return fit_link([s for s, _ in known], [k for _, k in known])
+        known = [(t, k) for t, k in zip(totals, klds, strict=True) if t is not None]
+        return fit_link([t for t, _ in known], [k for _, k in known])
 
     def verify(
         self, parts: Parts, measured: Measured, theirs: Measured, found: Fit, net: Net

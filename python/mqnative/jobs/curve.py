@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from mqnative.jobs.choose import problem_knees
 from mqnative.jobs.fit import Case, Demand
 from mqnative.jobs.linking import damage_sum
 from mqnative.jobs.presets import Rival
-from mqnative.predict.damage import Damage
+from mqnative.predict.link import Total
 from mqnative.solve.constraints import Constraints
 from mqnative.solve.distinct import smallest_bytes
 from mqnative.solve.exact import solve_exact
@@ -29,7 +28,7 @@ class Point:
     Attributes:
         budget_bytes, size_bytes: whole-file bytes.
         bpw: 8 x tensor bytes / weights, padding included.
-        damage: predicted KLD and its variance, nats per token.
+        damage: of its tensors, added up.
         gap: proven.
         types: how many tensors have each type.
     """
@@ -37,7 +36,7 @@ class Point:
     budget_bytes: int
     size_bytes: int
     bpw: float
-    damage: Damage
+    damage: Total
     gap: float
     types: Mapping[str, int]
 
@@ -50,7 +49,7 @@ class Placed:
         name: a preset's or a candidate's.
         kind: which of the two.
         size_bytes, bpw: of its file.
-        damage: predicted; None where a type of it was not measured.
+        damage: of its tensors, added up; None where a type of it was not measured.
         best: damage of the best mix of its size, nats per token; None if none is that small.
     """
 
@@ -58,7 +57,7 @@ class Placed:
     kind: str
     size_bytes: int
     bpw: float
-    damage: Damage | None
+    damage: Total | None
     best: float | None
 
 
@@ -111,7 +110,8 @@ def curve_of(
     for budget, solution in zip(budgets, found, strict=True):
         if points and solution.size_bytes <= points[-1].size_bytes:
             continue
-        damage = Damage(solution.damage, math.fsum(c.variance for c in solution.choices.values()))
+        damage = damage_sum(case.damages, solution.types)
+        assert damage is not None  # solvers choose among measured types
         bpw = 8.0 * (solution.size_bytes - header) / n_weights
         types = Counter(solution.types.values())
         points.append(

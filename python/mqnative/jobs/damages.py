@@ -12,7 +12,8 @@ import numpy as np
 from mqnative.build.plan import ModelTensor, model_tensors
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix
-from mqnative.formats.tied import EMBEDDING
+from mqnative.formats.qtypes import qtype
+from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.candidates import Importances, all_targets, candidate_types, importances_of
 from mqnative.jobs.places import places_of
 from mqnative.measure.study import Study
@@ -27,6 +28,12 @@ Chunks = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 # Up to so many bits per weight, tensors are probed at Q2_K, above at Q3_K: near what they will get or worse,
 # so that the loss of weights stands out, and few different types, so that another budget finds its probes.
 _LOW_BPW, _LOW_ANCHOR, _ANCHOR = 3.0, "Q2_K", "Q3_K"
+# Below so many bits per weight, every tensor is probed, too, at a type that all but ruins it: what that
+# does differs from tensor to tensor by a factor of forty, and no error tells.
+_FAR_BPW, _FAR_ANCHOR, _FAR_GAP = 4.0, "TQ2_0", 0.4
+# The head is probed at every type so near to the budget, in bits per weight: it often loses as much as all
+# the rest, and a probe of it runs nothing but itself.
+_HEAD_REACH = 1.5
 # Above so many bits per weight, what is lost besides the weights decides, and is measured for every tensor.
 _EVERY_LOSSLESS_BPW = 6.0
 _BLOCK = re.compile(r"blk\.(\d+)\.")
@@ -54,6 +61,7 @@ class MeasurePlan:
         candidates: tensor -> types it may get.
         anchors: tensor -> type to probe it at.
         lossless: (tensor, type) to probe for what is no loss of weights.
+        more: further (tensor, type) to probe, where scaling from the anchor would be far off.
         wanted: tensor -> types whose weight error is needed.
     """
 
@@ -64,6 +72,12 @@ class MeasurePlan:
     anchors: dict[str, str]
     lossless: tuple[Pair, ...]
     wanted: dict[str, tuple[str, ...]]
+    more: tuple[Pair, ...] = ()
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All that is to be probed, each once."""
+        return tuple(dict.fromkeys((*self.anchors.items(), *self.lossless, *self.more)))
 
     @property
     def n_pairs(self) -> int:
@@ -113,6 +127,7 @@ def plan_measures(
     anchor: str,
     *,
     lossless: Literal["layers", "tensors"] = "layers",
+    bpw: float | None = None,
 ) -> MeasurePlan:
     """What to measure.
 
@@ -122,8 +137,9 @@ def plan_measures(
         targets: types it may get; none: every type.
         anchor: the type to probe at; falls back as any type does.
         lossless: whether one tensor of every layer or every tensor is probed at `LOSSLESS` types.
+        bpw: the budget, bits per weight, to probe near and far of; None for the anchors alone.
     """
-    return plan_of_file(study.file, imatrix, targets, anchor, lossless=lossless)
+    return plan_of_file(study.file, imatrix, targets, anchor, lossless=lossless, bpw=bpw)
 
 
 def plan_of_file(
@@ -133,6 +149,7 @@ def plan_of_file(
     anchor: str,
     *,
     lossless: Literal["layers", "tensors"] = "layers",
+    bpw: float | None = None,
 ) -> MeasurePlan:
     """`plan_measures` of an open model."""
     tensors = model_tensors(file)
@@ -148,7 +165,28 @@ def plan_of_file(
     wanted = {
         name: tuple(dict.fromkeys((*types, *probed.get(name, [])))) for name, types in candidates.items()
     }
-    return MeasurePlan(tensors, imatrix, importances, candidates, anchors, pairs, wanted)
+    more = () if bpw is None else (*_far_pairs(candidates, anchors, bpw), *_head_pairs(candidates, bpw))
+    more = tuple(p for p in more if p[1] != anchors.get(p[0]) and p not in pairs)
+    return MeasurePlan(tensors, imatrix, importances, candidates, anchors, pairs, wanted, more)
+
+
+def _far_pairs(
+    candidates: Mapping[str, tuple[str, ...]], anchors: Mapping[str, str], bpw: float
+) -> tuple[Pair, ...]:
+    """Each tensor at a type much worse than its anchor, where the budget may come to that."""
+    if bpw >= _FAR_BPW:
+        return ()
+    far = {}
+    for name, anchor in anchors.items():
+        lower = [t for t in candidates[name] if qtype(t).bpw <= qtype(anchor).bpw - _FAR_GAP]
+        if lower:
+            far[name] = _FAR_ANCHOR if _FAR_ANCHOR in lower else min(lower, key=lambda t: (qtype(t).bpw, t))
+    return tuple(far.items())
+
+
+def _head_pairs(candidates: Mapping[str, tuple[str, ...]], bpw: float) -> tuple[Pair, ...]:
+    head = HEAD if HEAD in candidates else EMBEDDING
+    return tuple((head, t) for t in candidates.get(head, ()) if abs(qtype(t).bpw - bpw) <= _HEAD_REACH)
 
 
 def _lossless_pairs(
@@ -184,8 +222,9 @@ def measured_of(
     """The damage table that these measurements give; ``priors`` stand in for tensors without probe."""
     anchors = dict(priors or {})
     anchors |= {n: anchor_of(t, probes[n, t]) for n, t in plan.anchors.items() if (n, t) in probes}
+    others = _others(plan, sweeps, probes)
     curves = {
-        name: replace(curve, anchors=(anchors[name],)) if name in anchors else curve
+        name: replace(curve, anchors=(anchors[name], *others.get(name, ()))) if name in anchors else curve
         for name, curve in curves_of(plan, sweeps).items()
     }
     noises = _noises(plan, curves, probes)
@@ -204,6 +243,18 @@ def measured_of(
         notes,
         _at_anchor(plan, full),
     )
+
+
+def _others(
+    plan: MeasurePlan, sweeps: Mapping[str, TensorSweep], probes: Mapping[Pair, Chunks]
+) -> dict[str, tuple[Anchor, ...]]:
+    """What else than its anchor each tensor was probed at."""
+    found: dict[str, tuple[Anchor, ...]] = {}
+    for (name, target), klds in probes.items():
+        known = plan.anchors.get(name) == target or (name, target) in plan.lossless
+        if not known and name in sweeps and target in sweeps[name].errors:
+            found[name] = (*found.get(name, ()), anchor_of(target, klds))
+    return found
 
 
 def measured_fast(study: Study, plan: MeasurePlan, sweeps: dict[str, TensorSweep]) -> Measured:

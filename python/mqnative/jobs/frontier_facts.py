@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from mqnative.jobs.curve import Curve, Placed
 from mqnative.jobs.tell import interval
 from mqnative.predict.damage import Damage
+from mqnative.predict.link import IDENTITY, Total
 from mqnative.report.choices import FrontierFacts, FrontierPoint, KneeRow, PlacedRow
 
 
-def _as_summed(damage: Damage) -> Damage:
-    return damage
-
-
-def frontier_facts(curve: Curve, kld_of: Callable[[Damage], Damage] = _as_summed) -> FrontierFacts:
+def frontier_facts(curve: Curve, kld_of: Callable[[Total], Damage] = IDENTITY.apply) -> FrontierFacts:
     """A frontier, as reports show it.
 
     Args:
         curve: the frontier.
-        kld_of: the KLD that a sum of damages stands for.
+        kld_of: the KLD that a mix' damages stand for.
     """
     klds = [kld_of(p.damage) for p in curve.points]
     points = tuple(
@@ -28,7 +26,12 @@ def frontier_facts(curve: Curve, kld_of: Callable[[Damage], Damage] = _as_summed
     )
 
     def mean_of(damage: float) -> float:
-        return kld_of(Damage(damage, 0.0)).mean
+        # Of a mix on the frontier only the sum is known: its neighbours say what it stands for.
+        nearest = min(curve.points, key=lambda p: abs(p.damage.mean - damage)).damage
+        if nearest.mean <= 0:
+            return kld_of(Total(damage, 0.0)).mean
+        ratio = damage / nearest.mean
+        return kld_of(replace(nearest, mean=damage, interaction=nearest.interaction * ratio**2)).mean
 
     def placed_row(p: Placed) -> PlacedRow:
         kld = None if p.damage is None else kld_of(p.damage)

@@ -9,8 +9,8 @@ from mqnative.formats.qtypes import qtype
 from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.known import Damages
-from mqnative.predict.damage import Damage, predict_mix
-from mqnative.predict.link import Link
+from mqnative.predict.damage import Damage
+from mqnative.predict.link import Link, Total, head_shares, total_of
 
 # Random mixes that the link is fitted on: their level, in bits per weight about the budget's, and how far a
 # tensor's type may lie from it.
@@ -41,23 +41,24 @@ def random_mix(measured: Measured, level: float, seed: int) -> dict[str, str]:
     return mix
 
 
-def damage_sum(measured: Measured | Damages, types: Mapping[str, str]) -> Damage | None:
-    """The sum of the tensors' damages; None where a type was not measured."""
-    chosen: dict[str, str] = {}
-    table: dict[str, dict[str, Damage]] = {}
-    for name, by_type in measured.table.items():
+def damage_sum(measured: Measured | Damages, types: Mapping[str, str]) -> Total | None:
+    """The tensors' damages, added up; None where a type was not measured."""
+    uses = measured.uses if HEAD in types else {}
+    damages = {}
+    for name in measured.table:
         own = measured.tensors[name].qtype_name
-        if name == EMBEDDING and HEAD in types and measured.share is not None:
-            # Untied: either use for itself.
-            for use in (EMBEDDING, HEAD):
-                table[use] = {**measured.uses[use], own: Damage(0.0, 0.0)}
-                chosen[use] = types[use]
-        else:
-            table[name] = {**by_type, own: Damage(0.0, 0.0)}
-            chosen[name] = types[name]
-    if any(t not in table[name] for name, t in chosen.items()):
-        return None
-    return predict_mix(table, chosen)
+        # Untied: either use for itself.
+        for part, by_type in uses.items() if name == EMBEDDING and uses else ((name, measured.table[name]),):
+            found = Damage(0.0, 0.0) if types[part] == own else by_type.get(types[part])
+            if found is None:
+                return None
+            damages[part] = found
+    return total_of(damages, head_shares({*measured.tensors, *damages}, input_share(measured)))
+
+
+def input_share(measured: Measured | Damages) -> float:
+    """The input's share of what a tied embedding loses; where it is not known, the head has all."""
+    return 0.0 if measured.share is None else measured.share.of_input
 
 
 def predicted_kld(measured: Measured, types: Mapping[str, str], link: Link) -> Damage | None:
@@ -68,8 +69,8 @@ def predicted_kld(measured: Measured, types: Mapping[str, str], link: Link) -> D
     return kld_of(total, link, measured.floor)
 
 
-def kld_of(total: Damage, link: Link, floor: float) -> Damage:
-    """The KLD of a mix from the sum of its damages."""
+def kld_of(total: Total, link: Link, floor: float) -> Damage:
+    """The KLD of a mix from its damages."""
     linked = link.apply(total)
     # A mix that changes nothing has none of the reference's rounding either.
     return Damage(linked.mean + floor, linked.variance) if total.mean > 0 else linked

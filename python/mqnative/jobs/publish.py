@@ -18,7 +18,7 @@ from mqnative.formats.tied import HEAD
 from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.frontier_facts import frontier_facts
-from mqnative.jobs.linking import kld_of, predicted_kld
+from mqnative.jobs.linking import input_share, kld_of, predicted_kld
 from mqnative.jobs.presets import STANDARD
 from mqnative.jobs.refinement import Step
 from mqnative.jobs.request import OutputFolder
@@ -149,7 +149,13 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
         gap=outcome.fit.solution.gap if outcome.fit.solution.method.startswith("exact") else None,
         choice=choice_facts(outcome.chosen, outcome.explanation, _asked(outcome)),
         frontier=frontier_facts(outcome.curve, lambda damage: kld_of(damage, outcome.link, measured.floor)),
-        link=LinkRow(outcome.link.slope, outcome.link.intercept, outcome.link.spread, measured.floor),
+        link=LinkRow(
+            outcome.link.scale,
+            outcome.link.coupling,
+            outcome.link.spread,
+            measured.floor,
+            input_share(measured),
+        ),
     )
 
 

@@ -18,7 +18,6 @@ from mqnative.jobs.candidates import default_targets
 from mqnative.jobs.damages import (
     Measured,
     MeasurePlan,
-    Pair,
     anchor_for,
     fast_of_file,
     measured_of,
@@ -150,9 +149,8 @@ def _measured(file: GGUFFile, identity: Identity, imatrix: Imatrix, store: Store
     plan = max(plans, key=lambda p: sum(pair in probes for pair in p.anchors.items()))
     sweeps = stored_sweeps(store, identity.tensors, plan.wanted, plan.importances)
     plan = _cut(plan, sweeps)
-    used = {pair: klds for pair, klds in probes.items() if _is_used(plan, pair)}
-    if any(pair in used for pair in plan.anchors.items()):
-        return measured_of(plan, sweeps, used)
+    if any(pair in probes for pair in plan.anchors.items()):
+        return measured_of(plan, sweeps, probes)
     return fast_of_file(file, plan, sweeps)
 
 
@@ -163,10 +161,6 @@ def _cut(plan: MeasurePlan, sweeps: dict[str, TensorSweep]) -> MeasurePlan:
     anchors = {name: t for name, t in plan.anchors.items() if name in kept}
     lossless = tuple(pair for pair in plan.lossless if pair[0] in kept)
     return MeasurePlan(plan.tensors, plan.imatrix, plan.importances, kept, anchors, lossless, plan.wanted)
-
-
-def _is_used(plan: MeasurePlan, pair: Pair) -> bool:
-    return plan.anchors.get(pair[0]) == pair[1] or pair in plan.lossless
 
 
 def _rows(file: GGUFFile, measured: Measured) -> tuple[TensorRow, ...]:

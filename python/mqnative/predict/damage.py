@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from mqnative.errors import MQNativeError, UnsupportedTypeError
+from mqnative.errors import MQNativeError
 from mqnative.predict.curve import Anchor, Damage, TensorCurve, complete, scaled_damages
-from mqnative.predict.link import IDENTITY, Link
 
 __all__ = [
-    "Anchor", "Damage", "DamageTable", "TensorCurve", "damage_table", "kld_floor", "predict_mix", "role_of",
+    "Anchor", "Damage", "DamageTable", "TensorCurve", "damage_table", "kld_floor", "role_of",
 ]  # fmt: skip
 
 # Tensors of one role differ in KLD per error by a factor of some ten between blocks, rarely by more.
@@ -116,37 +115,6 @@ def kld_floor(curve: TensorCurve, qtype: str, scale: float | None, exponent: flo
     """
     typical = 0.0 if scale is None else scale * _absolute(curve, qtype, exponent)
     return max(_FLOOR_SHARE * typical, _LEAST_KLD)
-
-
-def predict_mix(
-    table: Mapping[str, Mapping[str, Damage]], types: Mapping[str, str], *, link: Link = IDENTITY
-) -> Damage:
-    """The KLD of a mix: the sum over its tensors, through a link.
-
-    The variance takes the tensors' errors to be independent; what they share, the text and the model's own
-    error, is for the link and for measuring the mix.
-
-    Args:
-        table: damages.
-        types: tensor -> type; tensors left out keep their stored type and add nothing.
-        link: fitted on measured mixes.
-
-    Raises:
-        UnsupportedTypeError: the table does not know one of the tensors, or not at that type.
-    """
-    parts = []
-    for name, qtype in types.items():
-        known = table.get(name, {})
-        if qtype not in known:
-            raise UnsupportedTypeError(
-                f"the damage of {name} at {qtype} is not known; sweep and probe it, or leave it as stored",
-                tensor=name,
-                qtype=qtype,
-                reason="no damage known",
-                allowed=tuple(known),
-            )
-        parts.append(known[qtype])
-    return link.apply(Damage(math.fsum(p.mean for p in parts), math.fsum(p.variance for p in parts)))
 
 
 class _Medians:

@@ -33,7 +33,7 @@ _FIGURES = (
     "top1_agreement", "top1_agreement_se",
 )  # fmt: skip
 _TEXT = ("kld_mean", "ppl", "top1_agreement")
-_LINK = ("slope", "intercept", "spread", "floor")
+_LINK = ("scale", "coupling", "spread", "floor", "of_input")
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -142,15 +142,17 @@ class LinkRow:
     """How the sum of the tensors' damages becomes the predicted KLD of a mix.
 
     Attributes:
-        slope, intercept: KLD = exp(intercept) * sum^slope, nats per token.
+        scale, coupling: KLD = scale * (sum + coupling * interaction); see `mqnative.predict.link`.
         spread: relative standard deviation of mixes about that.
-        floor: what every mix pays once, because the reference rounds its activations.
+        floor: what every mix pays once, because the reference rounds its activations, nats per token.
+        of_input: the input's share of what a tied embedding loses; the head has the rest.
     """
 
-    slope: float
-    intercept: float
+    scale: float
+    coupling: float
     spread: float
     floor: float
+    of_input: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mqnative.app.views.model_view import ModelView, padded
 from mqnative.formats.qtypes import qtype
 from mqnative.predict.damage import Damage
-from mqnative.predict.link import Link
+from mqnative.predict.link import Link, head_shares, total_of
 from mqnative.report.summary import Interval, TensorRow
 
 _Z95 = 1.96
@@ -56,7 +56,8 @@ def damage_at(tensor: TensorRow, name: str) -> Damage | None:
 def mix_of(view: ModelView, types: Mapping[str, str]) -> Mix:
     """Sizes and prediction of a mix that names every tensor."""
     tensor_bytes = file_bytes = 0
-    means, variances, unknown = [], [], []
+    damages: dict[str, Damage] = {}
+    unknown = []
     for tensor in view.tensors:
         size = type_bytes(tensor, types[tensor.name])
         tensor_bytes += size
@@ -64,19 +65,18 @@ def mix_of(view: ModelView, types: Mapping[str, str]) -> Mix:
         damage = damage_at(tensor, types[tensor.name])
         if damage is None:
             unknown.append(tensor.name)
-        elif damage.mean > 0:
-            means.append(damage.mean)
-            variances.append(damage.variance)
-    kld, ci95 = (None, None) if unknown or not view.is_measured else _kld(view, means, variances)
+        else:
+            damages[tensor.name] = damage
+    kld, ci95 = (None, None) if unknown or not view.is_measured else _kld(view, damages)
     bpw = 8.0 * tensor_bytes / max(view.n_weights, 1)
     return Mix(view.fixed_bytes + file_bytes, bpw, kld, ci95, tuple(unknown))
 
 
-def _kld(view: ModelView, means: list[float], variances: list[float]) -> tuple[float, Interval]:
-    total = Damage(math.fsum(means), math.fsum(variances))
+def _kld(view: ModelView, damages: Mapping[str, Damage]) -> tuple[float, Interval]:
+    row = view.link
+    total = total_of(damages, head_shares([t.name for t in view.tensors], row.of_input))
     if total.mean <= 0:
         return 0.0, (0.0, 0.0)
-    row = view.link
-    linked = Link(row.slope, row.intercept, row.spread).apply(total)
+    linked = Link(row.scale, row.coupling, row.spread).apply(total)
     mean, half = linked.mean + row.floor, _Z95 * math.sqrt(linked.variance)
     return mean, (max(0.0, mean - half), mean + half)

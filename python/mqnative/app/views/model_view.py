@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.groups import label_tensors
 from mqnative.jobs.stored_model import Known
+from mqnative.predict.link import UNFITTED
 from mqnative.report.numbers import plain, size_text
 from mqnative.report.summary import LinkRow, Report, TensorRow
 
 ALIGNMENT = 32
 # Before any mix of the model was run; as `mqnative.predict.link` has it.
-UNFITTED = LinkRow(1.0, 0.0, 0.1, 0.0)
+_UNFITTED = LinkRow(UNFITTED.scale, UNFITTED.coupling, UNFITTED.spread, 0.0)
 # Longer values of metadata are cut.
 _LONGEST_FACT = 400
 
@@ -47,7 +48,7 @@ class ModelView:
     fixed_bytes: int
     facts: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
-    link: LinkRow = UNFITTED
+    link: LinkRow = _UNFITTED
     n_swept: int = 0
     n_probed: int = 0
     report: Report | None = None
@@ -107,7 +108,7 @@ def view_of_known(known: Known, link: LinkRow | None = None) -> ModelView:
     with GGUFFile.open(known.path) as file:
         facts, metadata = file_facts(file), file_metadata(file)
         name = plain(file.string("general.name") or known.path.stem)
-    chosen = link or LinkRow(UNFITTED.slope, UNFITTED.intercept, UNFITTED.spread, known.floor)
+    chosen = link or replace(_UNFITTED, floor=known.floor)
     return ModelView(
         key_of(known.path),
         name,
@@ -136,7 +137,7 @@ def view_of_report(report: Report, folder: Path) -> ModelView:
         max(0, fixed),
         dict(report.model) | {"run": plain(report.target)},
         dict(report.provenance),
-        report.link or UNFITTED,
+        report.link or _UNFITTED,
         sum(any(p.error is not None for p in t.curve) for t in curves),
         sum(any(p.measured for p in t.curve) for t in curves),
         report,

@@ -21,7 +21,7 @@ from mqnative.jobs.hybrids.baselines import Baseline
 from mqnative.jobs.hybrids.demands import excluded, facts_of, forbidden
 from mqnative.jobs.hybrids.ground import Ground
 from mqnative.jobs.hybrids.isolation import Isolation
-from mqnative.jobs.hybrids.links import fit_links, is_worse
+from mqnative.jobs.hybrids.links import fit_links, group_sum, is_worse
 from mqnative.jobs.hybrids.refine import Round, refined
 from mqnative.jobs.hybrids.solved import Level, Solved, solve_for
 from mqnative.jobs.linking import predicted_kld
@@ -188,7 +188,8 @@ class Search:
         patterns: Mapping[str, str] = {}
         if solved.level == "group" and self._groups is not None:
             patterns = self._groups.chosen(solved.types)
-            predicted: Damage | None = self._group_link.apply(Damage(solved.damage, 0.0))
+            total = group_sum(self.ground, self.isolation, self.ground.whole(solved.types))
+            predicted = None if total is None else self._group_link.apply(total)
         else:
             predicted = predicted_kld(self.ground.measured, self.ground.whole(solved.types), self._link)
         candidate = Candidate(name, solved, predicted, patterns=patterns)

@@ -10,7 +10,7 @@ from mqnative.jobs.hybrids.ground import Ground
 from mqnative.jobs.hybrids.isolation import Isolation
 from mqnative.jobs.linking import damage_sum
 from mqnative.predict.damage import Damage
-from mqnative.predict.link import Link, fit_link
+from mqnative.predict.link import Link, Total, fit_link, head_shares, total_of
 
 _Z95 = 1.96
 
@@ -23,14 +23,14 @@ def fit_links(ground: Ground, isolation: Isolation, klds: Mapping[str, F64Vector
         isolation: groups by themselves.
         klds: baseline -> mean KLD of each select chunk.
     """
-    tensors: list[tuple[float, float]] = []
-    groups: list[tuple[float, float]] = []
+    tensors: list[tuple[Total, float]] = []
+    groups: list[tuple[Total, float]] = []
     for name, baseline in ground.baselines.items():
         kld = float(klds[name].mean())
         total = damage_sum(ground.measured, ground.whole(baseline.types))
         if total is not None:
-            tensors.append((total.mean, kld - ground.measured.floor))
-        group = _group_sum(ground, isolation, baseline.types)
+            tensors.append((total, kld - ground.measured.floor))
+        group = group_sum(ground, isolation, baseline.types)
         if group is not None:
             groups.append((group, kld))
     return fit_link(*_columns(tensors)), fit_link(*_columns(groups))
@@ -45,9 +45,9 @@ def is_worse(one: Damage | None, other: Damage | None) -> bool:
     return low > high
 
 
-def _group_sum(ground: Ground, isolation: Isolation, types: Mapping[str, str]) -> float | None:
-    """The sum of a mix' groups by themselves; None where constraints changed its patterns."""
-    total = 0.0
+def group_sum(ground: Ground, isolation: Isolation, types: Mapping[str, str]) -> Total | None:
+    """The damages of a mix' groups by themselves, added up; None where constraints changed its patterns."""
+    damages: dict[str, Damage] = {}
     for group, samples in isolation.samples.items():
         own = {n: types[n] for n in isolation.tensors[group]}
         if all(t == ground.tensors[n].qtype_name for n, t in own.items()):
@@ -55,9 +55,15 @@ def _group_sum(ground: Ground, isolation: Isolation, types: Mapping[str, str]) -
         sample = next((s for s in samples if s.pattern.types == own), None)
         if sample is None:
             return None
-        total += max(0.0, sample.damage.value)
-    return total
+        damages[group] = Damage(max(0.0, sample.damage.value), 0.0)
+    return total_of(damages, _heads(isolation))
 
 
-def _columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _heads(isolation: Isolation) -> dict[str, float]:
+    """The groups that are the head; see `mqnative.predict.link.head_shares`."""
+    heads = head_shares({n for names in isolation.tensors.values() for n in names})
+    return {g: 1.0 for g, names in isolation.tensors.items() if any(n in heads for n in names)}
+
+
+def _columns(pairs: list[tuple[Total, float]]) -> tuple[list[Total], list[float]]:
     return [x for x, _ in pairs], [y for _, y in pairs]
