@@ -43,6 +43,14 @@ def random_mix(measured: Measured, level: float, seed: int) -> dict[str, str]:
 
 def damage_sum(measured: Measured | Damages, types: Mapping[str, str]) -> Total | None:
     """The tensors' damages, added up; None where a type was not measured."""
+    damages = mix_damages(measured, types)
+    if damages is None:
+        return None
+    return total_of(damages, head_shares({*measured.tensors, *damages}, input_share(measured)))
+
+
+def mix_damages(measured: Measured | Damages, types: Mapping[str, str]) -> dict[str, Damage] | None:
+    """What every tensor of a mix loses by itself; None where a type was not measured."""
     uses = measured.uses if HEAD in types else {}
     damages = {}
     for name in measured.table:
@@ -53,7 +61,7 @@ def damage_sum(measured: Measured | Damages, types: Mapping[str, str]) -> Total 
             if found is None:
                 return None
             damages[part] = found
-    return total_of(damages, head_shares({*measured.tensors, *damages}, input_share(measured)))
+    return damages
 
 
 def input_share(measured: Measured | Damages) -> float:
