@@ -11,7 +11,7 @@ from mqnative.builtin import MODEL
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.tied import HEAD
-from mqnative.jobs.damages import anchor_for, plan_of_file
+from mqnative.jobs.measure_plan import anchor_for, plan_of_file
 from mqnative.jobs.net import as_solution, uniform_mixes
 from mqnative.solve.problem import Choice, Item, Problem
 from mqnative.solve.uniform import solve_uniform

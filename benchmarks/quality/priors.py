@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.app.output import ProgressMonitor
-from mqnative.jobs.damages import Measured, measured_of, plan_measures
+from mqnative.jobs.damages import Measured, measured_of
+from mqnative.jobs.measure_plan import plan_measures
 from mqnative.jobs.places import places_of
 from mqnative.measure.corpus import read_corpus
 from mqnative.measure.parts import deal_parts

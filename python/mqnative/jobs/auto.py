@@ -23,21 +23,12 @@ from mqnative.hybrids.mix_file import read_mix
 from mqnative.jobs.candidates import default_targets
 from mqnative.jobs.choose import Chosen, Importance, Weighing, better, choose, recipe_of, weighings
 from mqnative.jobs.curve import Curve, curve_of
-from mqnative.jobs.damages import (
-    Chunks,
-    Measured,
-    MeasurePlan,
-    Pair,
-    anchor_for,
-    lossless_for,
-    measured_fast,
-    measured_of,
-    plan_measures,
-)
+from mqnative.jobs.damages import Chunks, Measured, measured_fast, measured_of
 from mqnative.jobs.fit import Case, Demand, Fit
 from mqnative.jobs.incumbents import incumbents_of, planned, read_incumbents
 from mqnative.jobs.known import Damages, damages_of
 from mqnative.jobs.linking import damage_sum, link_mixes, predicted_kld
+from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_measures
 from mqnative.jobs.memory_budget import MemoryBudget
 from mqnative.jobs.memory_fit import file_estimate, within
 from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes

@@ -15,14 +15,8 @@ from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.recipe import Recipe
 from mqnative.jobs.auto import IMATRIX_NAME
 from mqnative.jobs.candidates import default_targets
-from mqnative.jobs.damages import (
-    Measured,
-    MeasurePlan,
-    anchor_for,
-    fast_of_file,
-    measured_of,
-    plan_of_file,
-)
+from mqnative.jobs.damages import Measured, fast_of_file, measured_of
+from mqnative.jobs.measure_plan import MeasurePlan, anchor_for, plan_of_file
 from mqnative.jobs.tensor_rows import tensor_row
 from mqnative.measure.stored_scores import stored_probes
 from mqnative.measure.stored_sweep import stored_sweeps

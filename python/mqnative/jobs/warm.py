@@ -16,7 +16,8 @@ from typing import Any
 from mqnative.errors import ManifestError, ParityError
 from mqnative.formats.groups import TensorName, reading_rank
 from mqnative.hybrids.mix_file import MixFile
-from mqnative.jobs.damages import Chunks, Measured, MeasurePlan, Pair, anchor_of, measured_of
+from mqnative.jobs.damages import Chunks, Measured, anchor_of, measured_of
+from mqnative.jobs.measure_plan import MeasurePlan, Pair
 from mqnative.measure.weight_error import TensorSweep
 from mqnative.predict.damage import Anchor, Damage
 
