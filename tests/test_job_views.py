@@ -106,6 +106,17 @@ def test_progress_has_a_bar_for_every_step_of_the_last_attempt() -> None:
     assert "30 s left" in drawn
 
 
+def test_a_plan_that_counts_work_claims_no_time() -> None:
+    steps = [
+        {"name": "probes", "n_units": 1531.2, "unit": "whole passes", "says": "174 pairs"},
+        {"name": "build", "n_units": 2.0e6, "unit": "bytes", "says": "about 10 files"},
+    ]
+    drawn = plan_table({"steps": steps})
+    assert "1,531 whole passes" in drawn
+    assert "2.00 MB</b> to write" in drawn
+    assert "time" not in drawn
+
+
 def test_a_step_without_a_known_end_claims_no_share() -> None:
     assert percent(step(total=0)) is None
     assert percent(step(done=500)) == 100.0

@@ -696,3 +696,8 @@ def test_one_text_has_no_table_of_texts_and_older_reports_are_read() -> None:
     del value["texts"]
     assert from_json(value).texts == ()
     assert "Text by text" not in to_html(dense()) + to_markdown(dense())
+
+
+def test_a_link_of_an_older_form_counts_as_none() -> None:
+    value = to_json(dense()) | {"link": {"slope": 1.0, "intercept": 0.1, "spread": 0.1, "floor": 0.0}}
+    assert from_json(value).link is None

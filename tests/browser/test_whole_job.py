@@ -153,6 +153,20 @@ def test_three_tensors_are_overridden_and_the_figures_follow(page: Page, known: 
     assert page.tile("pinned") == "3"
 
 
+def test_memory_follows_the_context_and_the_recipe(page: Page, known: dict[str, str]) -> None:
+    page.open(known["model"] + "/recipe")
+    page.until(lambda: page.tile("GPU memory, 4,096 tokens") != "None", "memory")
+    short = page.tile("GPU memory, 4,096 tokens")
+    page.choose("Context", "8,192")
+    page.until(lambda: page.tile("GPU memory, 8,192 tokens") not in ("None", short), "more memory")
+
+
+def test_the_map_shows_the_errors_of_every_tensor(page: Page, known: dict[str, str]) -> None:
+    page.open(known["model"])
+    page.click("errors")
+    page.until(lambda: len(page.all("svg.small-bars")) == 58, "a histogram for each tensor")
+
+
 def test_the_rest_is_solved_around_the_pins_and_undone(page: Page, known: dict[str, str]) -> None:
     page.open(known["model"] + "/recipe")
     page.fill("Size or bits per weight", "5 bpw")

@@ -33,10 +33,10 @@ def report(source: str, output: Path | None, formats: tuple[str, ...], force: bo
     figures, which are measured or computed nowhere else.
     """
     from mqnative.app.output import console, print_json
-    from mqnative.report.folder import read_report, write_report
+    from mqnative.report.folder import read_results, write_report
 
     folder = _folder(source)
-    found = read_report(folder)
+    found = read_results(folder)
     target = output or folder
     written = write_report(found, target, formats or _FORMATS[:4], force=force)
     if as_json:
@@ -58,5 +58,5 @@ def _folder(source: str) -> Path:
     job = control.show(int(source)).job
     folder = job.options.get("output")
     if not folder:
-        raise SourceError(f"job {source} ({job.kind}) leaves no report; take one of auto or compare")
+        raise SourceError(f"job {source} ({job.kind}) leaves no report; take one of auto, compare or hybrids")
     return Path(str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from mqnative.report.summary import TensorRow
 from mqnative.source.identity import Identity
 from mqnative.store import Store
 
+# From, to, count.
+ErrorBin = tuple[float, float, int]
 # Budgets that ask for the anchors in use; see `anchor_for`.
 _LOW_BPW, _USUAL_BPW = 2.5, 4.5
 
@@ -93,26 +96,33 @@ def newest_imatrix(path: Path, store: Store) -> Imatrix | None:
     return None if identity is None else _newest_imatrix(store, identity)
 
 
-def error_histogram(path: Path, store: Store, tensor: str, qtype: str) -> list[tuple[float, float, int]]:
+def error_histogram(path: Path, store: Store, tensor: str, qtype: str) -> list[ErrorBin]:
     """How the weight errors of a tensor at a type are spread; empty if that was not kept.
 
     Returns:
         (from, to, count) of |dW|, in units of the weights, of the bins that hold any.
     """
+    return error_histograms(path, store, {tensor: qtype}).get(tensor, [])
+
+
+def error_histograms(path: Path, store: Store, types: Mapping[str, str]) -> dict[str, list[ErrorBin]]:
+    """The same of many tensors, at one type each; without those that nothing was kept of."""
     identity = _identity(store, path)
-    if identity is None or tensor not in identity.tensors:
-        return []
-    rows = [
-        row
-        for row in store.all_of("errors", tensor=identity.tensors[tensor], qtype=qtype)
-        if row.data is not None
-    ]
-    if not rows or rows[-1].data is None:
-        return []
-    counts = unpack_histogram(rows[-1].data)
-    bins = counts.nonzero()[0]
-    low, high = error_bin_edges(bins)
-    return [(float(a), float(b), int(n)) for a, b, n in zip(low, high, counts[bins], strict=True)]
+    if identity is None:
+        return {}
+    found = {}
+    for tensor, qtype in types.items():
+        if tensor not in identity.tensors:
+            continue
+        rows = store.all_of("errors", tensor=identity.tensors[tensor], qtype=qtype)
+        kept = [row.data for row in rows if row.data is not None]
+        if kept:
+            counts = unpack_histogram(kept[-1])
+            bins = counts.nonzero()[0]
+            low, high = error_bin_edges(bins)
+            edges = zip(low, high, counts[bins], strict=True)
+            found[tensor] = [(float(a), float(b), int(n)) for a, b, n in edges]
+    return found
 
 
 def _identity(store: Store, path: Path) -> Identity | None:

@@ -133,7 +133,7 @@ class PlacedRow:
 
     Attributes:
         name: as people call it.
-        kind: preset, candidate or result.
+        kind: preset, hybrid, candidate, recipe or result.
         size_bytes, bpw: of its file.
         kld, ci95: predicted; None where a type was not measured.
         best: predicted KLD of the best mix of its size; None if no mix is that small.

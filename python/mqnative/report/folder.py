@@ -7,17 +7,34 @@ from pathlib import Path
 
 from mqnative.errors import FormatError, OutputError, OutputExistsError, SourceError
 from mqnative.formats.atomic import write_bytes_atomic
+from mqnative.report import hybrid_pages
 from mqnative.report.drawing import report_plots, standalone, to_png
 from mqnative.report.html import to_html
+from mqnative.report.hybrid_plot import standalone as hybrid_drawing
+from mqnative.report.hybrid_summary import HybridReport
 from mqnative.report.jsonform import from_json, to_json
 from mqnative.report.markdown import to_markdown
 from mqnative.report.summary import Report
 
 NAME = "report.json"
+Results = Report | HybridReport
 
 
 def read_report(folder: Path) -> Report:
-    """The report in the folder of a finished job.
+    """The report of one mix in the folder of a finished job.
+
+    Raises:
+        SourceError: there is none.
+        FormatError: it is damaged, or of a release of hybrids.
+    """
+    found = read_results(folder)
+    if isinstance(found, HybridReport):
+        raise FormatError(f"{folder} holds a release of hybrids, no report of one mix", path=str(folder))
+    return found
+
+
+def read_results(folder: Path) -> Results:
+    """The report in the folder of a finished job, of one mix or of a release of hybrids.
 
     Raises:
         SourceError: there is none.
@@ -35,10 +52,17 @@ def read_report(folder: Path) -> Report:
         raise FormatError(f"{path} is no JSON: {error}", path=str(path)) from error
     if not isinstance(value, dict):
         raise FormatError(f"{path} holds no report", path=str(path))
-    return from_json(value)
+    if "isolation" not in value:
+        return from_json(value)
+    try:
+        return HybridReport.from_json(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"{path} holds no report of hybrids ({error!r})", path=str(path)) from error
 
 
-def write_report(found: Report, folder: Path, formats: tuple[str, ...], *, force: bool = False) -> list[Path]:
+def write_report(
+    found: Results, folder: Path, formats: tuple[str, ...], *, force: bool = False
+) -> list[Path]:
     """Write a report.
 
     Args:
@@ -54,16 +78,11 @@ def write_report(found: Report, folder: Path, formats: tuple[str, ...], *, force
     """
     files: dict[str, bytes] = {}
     for form in dict.fromkeys(formats):
-        if form == "html":
-            files["report.html"] = to_html(found).encode()
-        elif form == "md":
-            files["report.md"] = to_markdown(found).encode()
-        elif form == "json":
-            files["report.json"] = (json.dumps(to_json(found), indent=2) + "\n").encode()
-        else:
-            for name, plot in report_plots(found).items():
-                drawing = standalone(plot)
+        if form in ("svg", "png"):
+            for name, drawing in _drawings(found).items():
                 files[f"{name}.{form}"] = drawing.encode() if form == "svg" else to_png(drawing)
+        else:
+            files[f"report.{form}"] = _text(found, form).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,8 +90,24 @@ def write_report(found: Report, folder: Path, formats: tuple[str, ...], *, force
     return [_written(folder / name, content, force=force) for name, content in files.items()]
 
 
-def _written(path: Path, content: bytes, *, force: bool) -> Path:
+def _text(found: Results, form: str) -> str:
+    if isinstance(found, HybridReport):
+        if form == "json":
+            return json.dumps(found.to_json(), indent=2) + "\n"
+        return hybrid_pages.to_html(found) if form == "html" else hybrid_pages.to_markdown(found)
+    if form == "json":
+        return json.dumps(to_json(found), indent=2) + "\n"
+    return to_html(found) if form == "html" else to_markdown(found)
 
+
+def _drawings(found: Results) -> dict[str, str]:
+    """File stem -> a drawing that stands alone."""
+    if isinstance(found, HybridReport):
+        return {Path(hybrid_pages.PLOT).stem: hybrid_drawing(found)}
+    return {name: standalone(plot) for name, plot in report_plots(found).items()}
+
+
+def _written(path: Path, content: bytes, *, force: bool) -> Path:
     if path.exists():
         if path.read_bytes() == content:
             return path

@@ -14,6 +14,9 @@ from mqnative.report.svg import Axis, at, escape, figure, line, linear_axis, log
 # More named mixes than this hide each other; the ones farthest from the line keep a marker only.
 _MOST_NAMES = 14
 _KNEE_RADIUS, _RADIUS = 8.0, 4.5
+# Presets that people look for first.
+_KNOWN = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+_MARKS = {"preset": "mark preset", "hybrid": "mark hybrid", "recipe": "mark drafted"}
 
 
 def frontier_plot(facts: FrontierFacts, name: str, width: float, height: float) -> str:
@@ -32,7 +35,10 @@ def frontier_plot(facts: FrontierFacts, name: str, width: float, height: float) 
     )
     body = axes(frame, f"file size, {unit}", "predicted KLD, nats per token: lower is better")
     line_at = [frame.point(p.size_bytes / bytes_per_unit, p.kld) for p in points]
-    body += _band(points, frame.x, frame.y, bytes_per_unit) + path(line_at, "median")
+    body += _band(points, frame.x, frame.y, bytes_per_unit)
+    presets = [(p.name, p.size_bytes, p.kld or 0.0) for p in placed if p.kind == "preset"]
+    front = [frame.point(size / bytes_per_unit, kld) for _, size, kld in front_of(presets)]
+    body += path(front, "front") + path(line_at, "median")
     marks, obstacles = [], []
     for knee in facts.knees[:1]:
         x, y = frame.point(knee.size_bytes / bytes_per_unit, knee.kld)
@@ -45,24 +51,36 @@ def frontier_plot(facts: FrontierFacts, name: str, width: float, height: float) 
             shown = line(low, y, high, y, "whisker") + shown
             obstacles.append(Box(low, y - 3, high, y + 3))
         body += shown
+    drawn: list[str] = []
     for p in sorted(placed, key=_excess):
         x, y = frame.point(p.size_bytes / bytes_per_unit, p.kld or 0.0)
-        kind = "mark preset" if p.kind == "preset" else "mark uniform"
-        marker = f'<circle class="{kind}" cx="{at(x)}" cy="{at(y)}" r="{at(_RADIUS)}"/>'
-        body += f"<g><title>{_said(p.name, p.size_bytes, p.kld or 0.0)}</title>{marker}</g>"
+        kind, radius = _MARKS.get(p.kind, "mark uniform"), _RADIUS + 1.5 * (p.kind == "recipe")
+        marker = f'<circle class="{kind}" cx="{at(x)}" cy="{at(y)}" r="{at(radius)}"/>'
+        drawn.append(f"<g><title>{_said(p.name, p.size_bytes, p.kld or 0.0)}</title>{marker}</g>")
         if len(marks) <= _MOST_NAMES:
             marks.append(Mark(x, y, _RADIUS, plain(p.name)))
         else:
             obstacles.append(Box(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS))
+    body += "".join(reversed(drawn))  # what matters most lies on top
     body += labels(marks, Box(box.left + 2, box.top, width, box.bottom - 2), obstacles, along(line_at))
     said = "; ".join(f"{size_text(p.size_bytes)}: {significant(p.kld)} nats per token" for p in _some(points))
     return figure(name, (width, height), "File size against the predicted KLD of the best mix", said, body)
 
 
-def _excess(p: PlacedRow) -> tuple[bool, float, str]:
-    """Candidates first, then the mixes nearest to the line."""
+def front_of(mixes: Sequence[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+    """The mixes (name, bytes, KLD) that no smaller one beats, by size; chords lie between neighbours."""
+    front: list[tuple[str, int, float]] = []
+    for mix in sorted((m for m in mixes if m[2] > 0), key=lambda m: (m[1], m[2])):
+        if not front or mix[2] < front[-1][2]:
+            front.append(mix)
+    return front
+
+
+def _excess(p: PlacedRow) -> tuple[int, bool, float, str]:
+    """The recipe and other candidates first, then the best-known presets, then those nearest to the line."""
     ratio = (p.kld or math.inf) / p.best if p.best else math.inf
-    return (p.kind == "preset", ratio, p.name)
+    rank = {"recipe": 0, "preset": 2}.get(p.kind, 1)
+    return (rank, p.name not in _KNOWN, ratio, p.name)
 
 
 def _band(points: Sequence[FrontierPoint], x: Axis, y: Axis, unit: float) -> str:

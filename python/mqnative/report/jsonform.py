@@ -124,6 +124,8 @@ def _link(source: JSONObject) -> LinkRow | None:
     if value is None:
         return None
     found = JSONObject(value, "link")
+    if found.optional("scale") is None:  # of an older form, which says nothing of this one
+        return None
     return LinkRow(**{key: found.number(key) for key in _LINK})
 
 

@@ -35,10 +35,11 @@ def at(number: float) -> str:
 def figure(name: str, size: tuple[float, float], title: str, description: str, body: str) -> str:
     """An inline drawing that explains itself to those who cannot see it."""
     width, height = size
+    key = name.replace(" ", "-")  # classes are several words, an id is one
     return (
         f'<svg class="{name}" viewBox="0 0 {at(width)} {at(height)}" role="img" '
-        f'aria-labelledby="{name}-title {name}-desc">'
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
+        f'aria-labelledby="{key}-title {key}-desc">'
+        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-desc">{escape(description)}</desc>'
         f"{body}</svg>"
     )
 

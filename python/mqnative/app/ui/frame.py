@@ -11,6 +11,7 @@ from nicegui import ui
 
 from mqnative.app.views.model_view import ModelView
 from mqnative.errors import MQNativeError
+from mqnative.report.hybrid_plot import plot_style
 from mqnative.report.palette import theme_variables
 from mqnative.report.svg import escape
 
@@ -33,7 +34,7 @@ def head() -> str:
 
     steps = "".join(f".q{i}{{background:var(--q{i});color:var(--t{i})}}" for i in range(len(RAMP_LIGHT)))
     return (
-        f"<style>{colours}{steps}{_static('ui.css')}@scope (.drawn){{{_plots(report)}}}</style>"
+        f"<style>{colours}{steps}{_static('ui.css')}@scope (.drawn){{{_plots(report)}}}{plot_style()}</style>"
         f"<script>{_static('ui.js')}</script>"
     )
 

@@ -6,24 +6,21 @@ Everything here is quick; files and the store are read on other threads, by `loa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nicegui import Event, run
 
+from mqnative.app.ui.drafts import Drafts
 from mqnative.app.ui.folders import Folders
+from mqnative.app.ui.reading import Mixes, model_in, read_view, related_mixes, stamp_of
 from mqnative.app.views.draft import Draft, History
-from mqnative.app.views.model_view import ModelView, key_of, view_of_known, view_of_report
+from mqnative.app.views.model_view import ModelView, key_of
 from mqnative.app.views.resolve import first_draft
-from mqnative.errors import MQNativeError, SourceError
+from mqnative.errors import SourceError
 from mqnative.formats.atomic import write_text_atomic
-from mqnative.jobs.stored_model import known_model
-from mqnative.report.folder import NAME as REPORT
-from mqnative.report.folder import read_report
-from mqnative.report.summary import Report
-from mqnative.store import Store
 
 _LIST = "models.json"
 
@@ -37,12 +34,14 @@ class Session:
         history: the recipe being edited.
         stamp: of what it was read from; a change means that it is to be read again.
         changed: told the names of the tensors whose type or pin changed.
+        keep: told the recipe after every change.
     """
 
     view: ModelView
     history: History
     stamp: tuple[Any, ...]
     changed: Event[[list[str]]] = field(default_factory=Event)
+    keep: Callable[[Draft], None] = field(default=lambda _: None)
 
     @property
     def draft(self) -> Draft:
@@ -65,6 +64,7 @@ class Session:
         before, after = self.history.now, history.now
         self.history = history
         names = {n for n, t in after.types.items() if before.types[n] != t} | (before.pins ^ after.pins)
+        self.keep(after)
         self.changed.emit(sorted(names))
 
 
@@ -79,6 +79,7 @@ class Workspace:
     def __init__(self, folders: Folders, home: Path) -> None:
         self.folders = folders
         self.home = home
+        self.drafts = Drafts(home / "drafts")
         self._sessions: dict[str, Session] = {}
 
     @property
@@ -101,7 +102,7 @@ class Workspace:
             MQNativeError: it is neither a model nor the folder of a finished run.
         """
         if path.is_dir():
-            path = _model_in(path)
+            path = model_in(path)
         if not self.folders.holds(path):
             raise SourceError(f"{path} lies outside of the folders this page may use", path=str(path))
         read_view(path)
@@ -132,72 +133,38 @@ class Workspace:
         path = self.models().get(key)
         if path is None:
             raise SourceError("this model is not on the page; add it on the Models page", path=key)
-        stamp = await loaded(_stamp, path)
+        stamp = await loaded(stamp_of, path)
         known = self._sessions.get(key)
         if known is not None and known.stamp == stamp:
             return known
-        view = await loaded(read_view, path)
+        view = await loaded(self.read, path)
         if known is not None and (known.history.past or known.view.is_measured):
             history = known.history
         else:
-            history = History(await loaded(first_draft, view))
+            history = History(await loaded(self.drafts.load, view) or await loaded(first_draft, view))
         changed: Event[[list[str]]] = Event() if known is None else known.changed
-        session = Session(view, history, stamp, changed)
+        session = Session(view, history, stamp, changed, lambda draft: self.drafts.keep(key, draft))
         self._sessions[key] = session
         return session
 
-    def reports(self) -> dict[str, Report]:
-        """Every readable report below the folders, by its folder as people write it."""
-        found = {}
-        for path in self.folders.models():
-            if path.is_dir():
-                try:
-                    found[self.folders.shown(path)] = read_report(path)
-                except MQNativeError:
-                    continue
-        return found
+    def read(self, path: Path) -> ModelView:
+        """A model as it is now; of a run or a release the model's file is looked for.
+
+        Raises:
+            MQNativeError: it cannot be read.
+        """
+        return read_view(path, self._files)
+
+    def related(self, view: ModelView) -> Mixes:
+        """What runs and releases on the page made of the same model, by name."""
+        return related_mixes(view, self.models().values())
+
+    def _files(self) -> Iterator[Path]:
+        """Model files on the page, then those nearby."""
+        yield from (path for path in self.models().values() if path.is_file())
+        yield from (path.resolve() for path in self.folders.models() if path.is_file())
 
 
 async def loaded(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function that reads files or solves, from another thread."""
     return await run.io_bound(function, *arguments)
-
-
-def read_view(path: Path) -> ModelView:
-    """A model file, or the folder of a finished run."""
-    if path.is_dir():
-        return view_of_report(read_report(path), path)
-    with Store.open() as store:
-        return view_of_known(known_model(path, store))
-
-
-def _model_in(folder: Path) -> Path:
-    """The one model, or finished run, in a folder."""
-    if (folder / REPORT).is_file():
-        return folder
-    models = sorted(p for p in folder.glob("*.gguf") if "imatrix" not in p.name)
-    firsts = [p for p in models if "-of-" not in p.name or "-00001-of-" in p.name]
-    if not firsts:
-        raise SourceError(
-            f"{folder} holds no GGUF and no report of a run; convert the model first, or give a file in it",
-            path=str(folder),
-        )
-    if len(firsts) > 1:
-        names = ", ".join(p.name for p in firsts[:4])
-        raise SourceError(f"{folder} holds several models ({names}); name one of them", path=str(folder))
-    return firsts[0].resolve()
-
-
-def _stamp(path: Path) -> tuple[Any, ...]:
-    """Changes when the file, or what the store holds, does."""
-    target = path / REPORT if path.is_dir() else path
-    try:
-        facts = target.stat()
-    except OSError:
-        return (0,)
-    file = (facts.st_mtime_ns, facts.st_size)
-    if path.is_dir():
-        return file
-    with Store.open() as store:
-        counts = tuple(store.count(kind) for kind in ("errors", "probe", "imatrix"))
-        return (*file, counts, store.remembered_identity(path) is not None)

@@ -23,7 +23,7 @@ _SHORT_NAMES = {"damage": "KLD, nats per token", "error": "weight error"}
 # Narrower plots have short names, and labels on the best types only.
 _WIDE = 480
 _BPW_TICKS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
-_LEFT, _TOP, _BOTTOM, _RIGHT = 58.0, 28.0, 62.0, 14.0
+_LEFT, _TOP, _BOTTOM, _RIGHT = 58.0, 28.0, 66.0, 14.0
 _LINE = 15.0
 _RADIUS = 5.0
 # Damage below this share of the largest is as good as none.
@@ -142,10 +142,10 @@ def _knee_marks(knees: Mapping[str, tuple[str, ...]], bpws: Mapping[str, float],
     parts, free = [], [0.0, 0.0, 0.0]
     for qtype in sorted((t for t in knees if t in bpws), key=lambda t: bpws[t]):
         at, said = x(bpws[qtype]), ", ".join(knees[qtype])
-        half = text_width(said, 11.5) / 2
+        half = text_width(said, 12.5) / 2
         start = min(max(at - half, 0.0), box.right - 2 * half)
-        row = next((i for i, end in enumerate(free) if end <= start), 0)
-        free[row] = start + 2 * half + 10
+        row = next((i for i, end in enumerate(free) if end <= start), free.index(min(free)))
+        free[row] = start + 2 * half + 12
         parts.append(line(at, box.top, at, box.bottom, "knee"))
         parts.append(text(start, box.bottom + 36 + 14 * row, escape(said), "kneename"))
     return "".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mqnative.app.views.mix import Mix, mix_of
@@ -11,6 +11,7 @@ from mqnative.app.views.model_view import ModelView
 from mqnative.app.views.others import RESULT
 from mqnative.app.views.resolve import frontier_types, problem_of
 from mqnative.report.choices import FrontierFacts, FrontierPoint, KneeRow, PlacedRow
+from mqnative.report.frontier_plot import front_of
 from mqnative.report.numbers import change, significant, size_text, typeset
 from mqnative.report.svg import escape
 from mqnative.report.tables import Cell, table
@@ -20,13 +21,16 @@ RECIPE = "your recipe"
 Types = Mapping[str, str]
 
 
-def frontier_of(view: ModelView, draft: Types, others: Mapping[str, Types]) -> FrontierFacts | None:
+def frontier_of(
+    view: ModelView, draft: Types, others: Mapping[str, Types], hybrids: Collection[str] = ()
+) -> FrontierFacts | None:
     """The frontier of a model with other mixes on it; None where nothing is measured.
 
     Args:
         view: the model.
         draft: types of the recipe being edited.
         others: name -> types.
+        hybrids: the names among them that are no presets.
     """
     own = mix_of(view, draft)
     named = {name: mix_of(view, types) for name, types in others.items()}
@@ -40,8 +44,10 @@ def frontier_of(view: ModelView, draft: Types, others: Mapping[str, Types]) -> F
     )
     if len(points) < 2:
         return None
-    placed = [_placed(RECIPE, "result", own, points)]
-    placed += [_placed(n, "result" if n == RESULT else "preset", m, points) for n, m in named.items()]
+    placed = [_placed(RECIPE, "recipe", own, points)]
+    for name, mix in named.items():
+        kind = "result" if name == RESULT else ("hybrid" if name in hybrids else "preset")
+        placed.append(_placed(name, kind, mix, points))
     found = []
     for knee in knees(problem_of(view)):
         nearest = min(points, key=lambda p: abs(p.size_bytes - knee.size_bytes))
@@ -85,12 +91,7 @@ def chords(mixes: Sequence[tuple[str, int, float]], presets: Sequence[tuple[str,
         mixes: (name, bytes, KLD).
         presets: the same; those that a smaller one beats do not count.
     """
-    ordered = sorted((p for p in presets if p[2] > 0), key=lambda p: (p[1], p[2]))
-    front: list[tuple[str, int, float]] = []
-    for preset in ordered:
-        if not front or preset[2] < front[-1][2]:
-            front.append(preset)
-    found = []
+    front, found = front_of(presets), []
     for name, size, kld in mixes:
         below = [p for p in front if p[1] <= size]
         above = [p for p in front if p[1] > size]
@@ -107,16 +108,17 @@ def chord_table(found: Sequence[Chord]) -> str:
     """Chords as a table; empty without any."""
     rows = [
         [
-            Cell(escape(c.name), c.name),
-            Cell(escape(f"{c.smaller} to {c.larger}")),
+            Cell(f"{escape(c.name)}<small>{escape(f'{c.smaller} to {c.larger}')}</small>", c.name),
             Cell(escape(typeset(significant(c.expected))), c.expected),
             Cell(escape(typeset(significant(c.kld))), c.kld),
             Cell(_verdict(c.ratio), c.ratio),
         ]
         for c in sorted(found, key=lambda c: c.ratio)
     ]
-    head = ("mix", "between", "KLD of the chord:", "its KLD:", "against the chord:")
-    return table("Chords between presets", head, rows, "dense sortable") if rows else ""
+    head = ("mix, between", "chord's KLD:", "its KLD:", "difference:")
+    wins = sum(c.ratio < 1 for c in found)
+    said = f"<p>{wins} of {len(found)} lie below their chord.</p>"
+    return said + table("Chords between presets", head, rows, "dense sortable") if rows else ""
 
 
 def _verdict(ratio: float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from mqnative.app.views.draft import Draft
+from mqnative.app.views.histogram import small_histograms
 from mqnative.app.views.mix import damage_at, type_bytes
 from mqnative.app.views.model_view import ModelView
 from mqnative.report.heatmap import heat_map
@@ -17,13 +18,17 @@ from mqnative.report.roles import by_role
 from mqnative.report.summary import TensorRow
 from mqnative.report.svg import escape
 
-Measure = Literal["type", "damage", "importance", "size"]
+Measure = Literal["type", "damage", "importance", "errors", "size"]
+# Tensor -> (from, to, count) of the errors of its weights.
+Histograms = Mapping[str, Sequence[tuple[float, float, int]]]
 MEASURES: dict[Measure, str] = {
     "type": "chosen type",
     "damage": "damage at the chosen type, millionths of a nat per token",
     "importance": "importance percentile",
+    "errors": "errors of single weights at the chosen type",
     "size": "size at the chosen type",
 }
+_KEYS = {"errors": ": how many weights have which error, small to large; all cells have the same axis"}
 _MICRO = 1e-6
 # Values below this share of the largest have the lowest colour.
 _DECADES = 4.0
@@ -43,17 +48,28 @@ def rows_at(view: ModelView, draft: Draft) -> list[TensorRow]:
     return found
 
 
-def layer_map(view: ModelView, draft: Draft, measure: Measure) -> str:
-    """The map as HTML; of types the same as in reports."""
+def layer_map(view: ModelView, draft: Draft, measure: Measure, errors: Histograms | None = None) -> str:
+    """The map as HTML; of types the same as in reports.
+
+    Args:
+        view: the model.
+        draft: the types.
+        measure: what the cells show.
+        errors: for the measure of that name; without any the map is empty.
+    """
     roles = by_role(rows_at(view, draft))
     if not roles:
         return ""
     if measure == "type":
         return heat_map(roles)
-    return _table(roles, measure)
+    if measure != "errors":
+        return _table(roles, measure)
+    return _table(roles, measure, small_histograms(errors)) if errors else ""
 
 
-def _table(roles: Mapping[str, Sequence[TensorRow]], measure: Measure) -> str:
+def _table(
+    roles: Mapping[str, Sequence[TensorRow]], measure: Measure, drawings: Mapping[str, str] | None = None
+) -> str:
     cells: dict[tuple[int | None, str], list[TensorRow]] = {}
     for role, tensors in roles.items():
         for tensor in tensors:
@@ -66,13 +82,19 @@ def _table(roles: Mapping[str, Sequence[TensorRow]], measure: Measure) -> str:
     head = "".join(f'<th scope="col">{escape(role).replace("_", "_<wbr>")}</th>' for role in roles)
     body = "".join(
         f'<tr><th scope="row">{"outside" if layer is None else layer}</th>'
-        + "".join(_cell(cells.get((layer, role)), values.get((layer, role)), top, measure) for role in roles)
+        + "".join(
+            _cell(cells.get((layer, role)), values.get((layer, role)), top, measure)
+            if drawings is None
+            else _drawing(cells.get((layer, role)), drawings)
+            for role in roles
+        )
         + "</tr>"
         for layer in places
     )
     return (
         f'<div class="scroll" role="region" aria-label="{escape(MEASURES[measure])}" tabindex="0">'
-        f'<table class="heat"><caption>{escape(MEASURES[measure])}; darker is more</caption>'
+        f'<table class="heat"><caption>{escape(MEASURES[measure])}{_KEYS.get(measure, "; darker is more")}'
+        "</caption>"
         f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
@@ -97,6 +119,15 @@ def colour_step(amount: float, top: float, measure: Measure) -> int:
     else:
         share = 1.0 + math.log10(amount / top) / (_DECADES if measure == "damage" else 2.0)
     return min(_N - 1, max(0, int(share * _N)))
+
+
+def _drawing(members: Sequence[TensorRow] | None, drawings: Mapping[str, str]) -> str:
+    """A cell with the histogram of its first tensor that has one."""
+    known = [t for t in members or () if t.name in drawings]
+    if not known:
+        return '<td class="none"></td>'
+    said = escape(f"{known[0].name}: {known[0].qtype}")
+    return f'<td class="errors" title="{said}">{drawings[known[0].name]}</td>'
 
 
 def _cell(members: Sequence[TensorRow] | None, amount: float | None, top: float, measure: Measure) -> str:

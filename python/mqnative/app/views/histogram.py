@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mqnative.report.numbers import significant, typeset
 from mqnative.report.svg import escape, figure, line, text
 
 _WIDTH, _HEIGHT = 370.0, 190.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8.0, 362.0, 22.0, 156.0
+# Of one in a table.
+_SMALL_WIDTH, _SMALL_HEIGHT = 56, 20
 # Bars narrower than this many to the octave tell no more.
 _PER_OCTAVE = 4
 _MOST_OCTAVES = 12
@@ -24,6 +26,40 @@ def bars_of(bins: Sequence[tuple[float, float, int]]) -> dict[int, int]:
             bar = math.floor(math.log2(middle) * _PER_OCTAVE)
             found[bar] = found.get(bar, 0) + count
     return found
+
+
+def small_histograms(errors: Mapping[str, Sequence[tuple[float, float, int]]]) -> dict[str, str]:
+    """Name -> a drawing without words, all with the same axis; by half octaves.
+
+    Args:
+        errors: name -> (from, to, count) of |error|.
+    """
+    bars = {name: _halves(bars_of(bins)) for name, bins in errors.items()}
+    bars = {name: found for name, found in bars.items() if found}
+    last = max((max(found) for found in bars.values()), default=0)
+    first = max(min((min(found) for found in bars.values()), default=0), last - 2 * _MOST_OCTAVES)
+    return {name: _small(found, first, last) for name, found in bars.items()}
+
+
+def _halves(bars: Mapping[int, int]) -> dict[int, int]:
+    """Counts by half octaves."""
+    found: dict[int, int] = {}
+    for bar, count in bars.items():
+        found[bar // (_PER_OCTAVE // 2)] = found.get(bar // (_PER_OCTAVE // 2), 0) + count
+    return found
+
+
+def _small(bars: Mapping[int, int], first: int, last: int) -> str:
+    most = max(bars.values())
+    step = _SMALL_WIDTH / (last - first + 1)
+    corners = [f"M0 {_SMALL_HEIGHT}"]
+    for bar in range(first, last + 1):
+        top = _SMALL_HEIGHT * (1 - bars.get(bar, 0) / most)
+        corners.append(f"V{top:.1f}H{step * (bar - first + 1):.1f}")
+    return (
+        f'<svg class="small-bars" viewBox="0 0 {_SMALL_WIDTH} {_SMALL_HEIGHT}" aria-hidden="true">'
+        f'<path d="{"".join(corners)}V{_SMALL_HEIGHT}Z"/></svg>'
+    )
 
 
 def histogram_plot(bins: Sequence[tuple[float, float, int]], qtype: str) -> str:

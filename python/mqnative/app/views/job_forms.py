@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mqnative import builtin
 from mqnative.errors import ConstraintError
 
-FieldKind = Literal["text", "number", "file", "output", "types", "flag", "choice"]
+FieldKind = Literal["text", "number", "file", "output", "types", "flag"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Field:
         default: what stands there at first.
         required: whether it may be left empty.
         hint: an example.
-        choices: of a ``choice``.
+        many: whether it takes several, with commas between.
     """
 
     option: str
@@ -36,7 +36,7 @@ class Field:
     default: str = ""
     required: bool = False
     hint: str = ""
-    choices: tuple[str, ...] = ()
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ FORMS: dict[str, Form] = {
             "Verify and compare",
             "Runs files over the same text: KLD, PPL, top-1, paired with the original.",
             (
-                Field("", "Files to compare", "file", required=True, hint="a.gguf, b.gguf"),
-                _TEXT,
+                Field("", "Files to compare", "file", required=True, hint="a.gguf, b.gguf", many=True),
+                Field("-f", "Texts", "file", required=True, hint="prose.txt, code.txt", many=True),
                 Field("--chunks", "Chunks (none: all)", "number"),
                 Field("-o", "Folder for the report", "output", required=True),
             ),
@@ -143,11 +143,21 @@ FORMS: dict[str, Form] = {
         Form(
             "hybrids",
             "Hybrids",
-            "Searches hybrids of the presets by group, and keeps the survivors.",
+            "Judges presets, others' mixes and hybrids together, and publishes the files worth their size.",
             (
                 Field("--calib", "Calibration text", "file", required=True),
-                Field("--eval", "Held-out text", "file"),
+                Field("--eval", "Held-out text (none: a part of it)", "file"),
                 Field("-o", "Folder for the results", "output", required=True),
+                Field("--presets", "Presets as baselines (none: 20)", "text", hint="Q8_0,Q6_K,Q4_K_M"),
+                Field("--external", "Others' files as baselines", "file", hint="a.gguf, b.gguf", many=True),
+                Field("--collapse", "Files to publish, at most", "number"),
+                Field("--max-bytes", "Largest file", "text", hint="8GiB"),
+                _TYPES,
+                Field("--probe-chunks", "Chunks for each probe, at most", "number", "16"),
+                Field("--select-chunks", "Chunks that mixes are judged on, at most", "number", "16"),
+                Field("--refine", "Rounds of refinement, at most", "number", "1"),
+                Field("--verify-chunks", "Held-out chunks (none: as many as it takes)", "number"),
+                _CTX,
             ),
         ),
     )
@@ -169,9 +179,7 @@ def defaults(kind: str, model: Path, home: Path) -> dict[str, str]:
             found[field.label] = str(home / "runs" / _place(kind, stem))
     if model == builtin.MODEL.resolve():
         texts = {"Text": builtin.CALIB_TEXT, "Calibration text": builtin.CALIB_TEXT}
-        texts |= {"Held-out text": builtin.EVAL_TEXT, "Held-out text (none: a part of it)": builtin.EVAL_TEXT}
-        if kind == "compare":
-            texts["Text"] = builtin.EVAL_TEXT
+        texts |= {"Texts": builtin.EVAL_TEXT, "Held-out text (none: a part of it)": builtin.EVAL_TEXT}
         found |= {label: str(path) for label, path in texts.items() if label in found}
     if "Bits per weight" in found:
         found["Bits per weight"] = "4.5"
@@ -189,7 +197,7 @@ def arguments(kind: str, model: str, values: Mapping[str, Any]) -> list[str]:
     Args:
         kind: of the form.
         model: path of the model.
-        values: label -> what was filled in; paths are checked already.
+        values: label -> what was filled in; paths are checked already, several stand on a line each.
 
     Raises:
         ConstraintError: something is missing or no number.
@@ -211,9 +219,11 @@ def arguments(kind: str, model: str, values: Mapping[str, Any]) -> list[str]:
             continue
         if field.kind == "number":
             text = _number(field, text)
-        if field.option:
-            # With "=", a value that begins with a dash is no option.
-            options += [f"{field.option}={text}"] if field.option.startswith("--") else [field.option, text]
+        if field.option and field.many:
+            for part in text.split("\n"):
+                options += _option(field.option, part)
+        elif field.option:
+            options += _option(field.option, text)
         else:
             words += text.split("\n")
     if values.get(_BPW.label) and values.get(_SIZE.label):
@@ -223,6 +233,11 @@ def arguments(kind: str, model: str, values: Mapping[str, Any]) -> list[str]:
     if kind == "build" and not (values.get("Recipe") or values.get("or preset")):
         raise ConstraintError("name a recipe or a preset", constraint="Recipe")
     return [kind, *options, "--", *([model] if form.has_model else []), *words]
+
+
+def _option(option: str, value: str) -> list[str]:
+    # With "=", a value that begins with a dash is no option.
+    return [f"{option}={value}"] if option.startswith("--") else [option, value]
 
 
 def _number(field: Field, text: str) -> str:

@@ -30,7 +30,7 @@ def title_of(job: Job) -> str:
     """What a job is, in a few words: its kind and its model or first input."""
     names = [Path(word).name for word in job.argv if not str(word).startswith("-")]
     models = [name for name in names if name.endswith(".gguf")]
-    return " ".join([job.kind, *(models or names)[:1]])
+    return " ".join(dict.fromkeys([job.kind, *(models or names)[:1]]))
 
 
 def job_line(job: Job, step: Step | None) -> str:
@@ -41,9 +41,10 @@ def job_line(job: Job, step: Step | None) -> str:
         at = f"{step.name}{'' if share is None else f' {share:.0f} %'}"
     why = "" if job.error is None else str(job.error.get("message", ""))
     said = " · ".join(text for text in (at, duration(job.wall_s)) if text)
+    problem = f"<div>{escape(why)}</div>" if why else ""
     return (
-        f'<h2><a href="/jobs/{job.id}">{escape(f"{job.id}. {title_of(job)}")}</a></h2>'
-        f'<div class="soft">{escape(said)}</div><div>{escape(why)}</div>{badge(job.state)}'
+        f'<div class="job-line"><h2><a href="/jobs/{job.id}">{escape(f"{job.id}. {title_of(job)}")}</a></h2>'
+        f'<span class="soft">{escape(said)}</span>{badge(job.state)}</div>{problem}'
     )
 
 
@@ -120,24 +121,37 @@ def events(found: Sequence[Event]) -> str:
 
 
 def plan_table(plan: Mapping[str, Any]) -> str:
-    """What a command will cost, step by step, from ``--plan --json``."""
-    rows = []
-    for step in plan.get("steps", ()):
-        size = step.get("size_bytes") or 0
-        rows.append(
-            [
-                Cell(escape(str(step["name"]))),
-                Cell(escape(f"{step['amount']:,} {step['unit']}")),
-                Cell(escape(duration(float(step["seconds"])))),
-                Cell(escape(size_text(size)) if size else ""),
-                Cell(escape(_BASES.get(str(step.get("basis")), ""))),
-            ]
-        )
-    total = escape(size_text(plan.get("size_bytes") or 0))
-    seconds = escape(duration(float(plan.get("seconds", 0.0))))
+    """What a command will cost, step by step, from ``--plan --json``; some plans count work, not time."""
+    steps = [_counted(step) for step in plan.get("steps", ())]
+    is_timed = "seconds" in plan
+    rows = [
+        [
+            Cell(escape(step["name"])),
+            Cell(escape(f"{step['amount']:,} {step['unit']}")),
+            *([Cell(escape(duration(step["seconds"])))] if is_timed else []),
+            Cell(escape(size_text(step["size_bytes"])) if step["size_bytes"] else ""),
+            Cell(escape(step["says"])),
+        ]
+        for step in steps
+    ]
+    size = escape(size_text(plan.get("size_bytes") or sum(step["size_bytes"] for step in steps)))
+    passes = sum(step["amount"] for step in steps if step["unit"] == "whole passes")
+    price = duration(float(plan["seconds"])) if is_timed else f"{passes:,} whole passes of one chunk of text"
     notes = "".join(f"<p>{escape(str(note))}</p>" for note in plan.get("notes", ()))
-    shown = table("What it will cost", ("step", "about:", "time:", "bytes:", "time is"), rows, "dense")
-    return f'<p class="cost">About <b>{seconds}</b>, <b>{total}</b> to write or fetch.</p>{shown}{notes}'
+    head = ("step", "about:", *(["time:"] if is_timed else []), "bytes:", "time is" if is_timed else "what")
+    shown = table("What it will cost", head, rows, "dense")
+    return f'<p class="cost">About <b>{escape(price)}</b>, <b>{size}</b> to write or fetch.</p>{shown}{notes}'
+
+
+def _counted(step: Mapping[str, Any]) -> dict[str, Any]:
+    """A planned step of any command, with the same keys."""
+    amount, unit = round(step.get("amount", step.get("n_units", 0))), str(step["unit"])
+    size = step.get("size_bytes") or (amount if unit == "bytes" else 0)
+    says = str(step.get("says") or _BASES.get(str(step.get("basis")), ""))
+    return {
+        "name": str(step["name"]), "amount": amount, "unit": unit, "size_bytes": size, "says": says,
+        "seconds": float(step.get("seconds", 0.0)),
+    }  # fmt: skip
 
 
 def _time(text: str) -> str:

@@ -12,12 +12,15 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.groups import label_tensors
 from mqnative.jobs.stored_model import Known
 from mqnative.predict.link import UNFITTED
+from mqnative.report.hybrid_summary import HybridReport
 from mqnative.report.numbers import plain, size_text
 from mqnative.report.summary import LinkRow, Report, TensorRow
 
 ALIGNMENT = 32
 # Before any mix of the model was run; as `mqnative.predict.link` has it.
 _UNFITTED = LinkRow(UNFITTED.scale, UNFITTED.coupling, UNFITTED.spread, 0.0)
+# What reports call the model's hash.
+HASH = "sha256 of the weights"
 # Longer values of metadata are cut.
 _LONGEST_FACT = 400
 
@@ -38,6 +41,10 @@ class ModelView:
         link: from the sum of damages to the KLD of a mix.
         n_swept, n_probed: tensors whose weight errors, or KLD, were measured.
         report: of a finished run.
+        release: of hybrids.
+        mixes: that are known besides, by name: types of every tensor.
+        source: the model's file; None if it is not known where it is.
+        model_hash: which model it is; empty until it was hashed.
     """
 
     key: str
@@ -52,6 +59,10 @@ class ModelView:
     n_swept: int = 0
     n_probed: int = 0
     report: Report | None = None
+    release: HybridReport | None = None
+    mixes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    source: Path | None = None
+    model_hash: str = ""
 
     @cached_property
     def by_name(self) -> dict[str, TensorRow]:
@@ -121,11 +132,19 @@ def view_of_known(known: Known, link: LinkRow | None = None) -> ModelView:
         chosen,
         known.n_swept,
         known.n_probed,
+        source=known.path,
+        model_hash="" if known.identity is None else known.identity.model,
     )
 
 
-def view_of_report(report: Report, folder: Path) -> ModelView:
-    """A finished run; its model file need not be there."""
+def view_of_report(report: Report, folder: Path, source: Path | None = None) -> ModelView:
+    """A finished run.
+
+    Args:
+        report: of the run.
+        folder: of the run.
+        source: the model's file, if it is known where it is.
+    """
     fixed = report.result.size_bytes - sum(padded(t.size_bytes) for t in report.tensors)
     curves = [t for t in report.tensors if t.curve]
     return ModelView(
@@ -141,6 +160,33 @@ def view_of_report(report: Report, folder: Path) -> ModelView:
         sum(any(p.error is not None for p in t.curve) for t in curves),
         sum(any(p.measured for p in t.curve) for t in curves),
         report,
+        source=source,
+        model_hash=report.model.get(HASH, ""),
+    )
+
+
+def view_of_release(
+    release: HybridReport, folder: Path, mixes: Mapping[str, Mapping[str, str]], source: ModelView | None
+) -> ModelView:
+    """A release of hybrids over what is known of its model.
+
+    Args:
+        release: what was published.
+        folder: of the release.
+        mixes: name of a published file -> types of its tensors.
+        source: the model; None if it is not known where it is.
+    """
+    base = source or ModelView("", "", folder, (), frozenset(), 0)
+    return replace(
+        base,
+        key=key_of(folder),
+        name=plain(release.title),
+        path=folder,
+        facts=dict(release.model),
+        metadata=base.metadata or dict(release.provenance),
+        release=release,
+        mixes=mixes,
+        model_hash=release.model.get(HASH, ""),
     )
 
 

@@ -1,8 +1,9 @@
-"""Other mixes of the same model: llama.cpp's presets, one type for all, what a run chose."""
+"""Other mixes of the same model: llama.cpp's presets, one type for all, what a run chose, hybrids."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from mqnative.app.views.mix import legal_types
 from mqnative.app.views.model_view import ModelView
@@ -15,13 +16,22 @@ RESULT = "the run's result"
 _FIRST = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 
 
-def others_of(view: ModelView) -> dict[str, Mapping[str, str]]:
-    """Mixes by name: types of every tensor. Presets need the model's file."""
+def others_of(
+    view: ModelView, related: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Mapping[str, str]]:
+    """Mixes by name: types of every tensor.
+
+    Args:
+        view: the model. Presets need its file.
+        related: mixes that runs and releases made of it.
+    """
     found: dict[str, Mapping[str, str]] = {"the original": {t.name: t.source_type for t in view.tensors}}
     if view.report is not None:
         found[RESULT] = view.types
-    if view.path.is_file():
-        found |= _presets(view)
+    known = {**(related or {}), **view.mixes}
+    found |= {name: dict(view.types) | dict(types) for name, types in known.items()}
+    if view.source is not None:
+        found |= _presets(view, view.source)
     for name in sorted({p.qtype for t in view.tensors for p in t.curve}, key=lambda t: qtype(t).bpw):
         mix = {
             t.name: name if name in legal_types(t) and t.name in view.quantizable else t.source_type
@@ -32,13 +42,15 @@ def others_of(view: ModelView) -> dict[str, Mapping[str, str]]:
     return found
 
 
-def _presets(view: ModelView) -> dict[str, Mapping[str, str]]:
+def _presets(view: ModelView, source: Path) -> dict[str, Mapping[str, str]]:
     names = [p.name for p in presets().values() if qtype(p.default_type).is_quantized]
     ordered = [*(n for n in _FIRST if n in names), *(n for n in names if n not in _FIRST)]
     found: dict[str, Mapping[str, str]] = {}
     for name in ordered:
         try:
-            found[name] = preset_types(view.path, name, with_imatrix=True)
+            found[name] = {t.name: t.source_type for t in view.tensors} | dict(
+                preset_types(source, name, with_imatrix=True)
+            )
         except QuantizeError:
             continue
         except MQNativeError:  # an architecture that llama.cpp cannot quantize

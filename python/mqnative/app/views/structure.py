@@ -82,9 +82,15 @@ def _leaf(tensor: TensorRow) -> dict[str, Any]:
     return {"id": tensor.name, "label": label}
 
 
-def role_names(view: ModelView) -> list[str]:
-    """The roles of tensors that may change, in reading order."""
-    return list(by_role(t for t in view.tensors if t.name in view.quantizable))
+def group_names(view: ModelView) -> dict[str, str]:
+    """Group -> how it is offered: its name, its roles and how many of its tensors may change."""
+    found: dict[str, list[TensorRow]] = {}
+    for tensor in view.tensors:
+        if tensor.name in view.quantizable:
+            found.setdefault(view.groups[tensor.name], []).append(tensor)
+    return {
+        group: f"{group} · {', '.join(by_role(members))} · {len(members)}" for group, members in found.items()
+    }
 
 
 def all_types(view: ModelView) -> list[str]:

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mqnative.app.views.draft import Draft
+from mqnative.app.views.memory import MixMemory, memory_tile
 from mqnative.app.views.mix import Mix, mix_of
 from mqnative.app.views.model_view import ModelView
 from mqnative.report.numbers import change, measured, size_text, typeset
 from mqnative.report.svg import escape
 
 
-def tiles(view: ModelView, draft: Draft, other: tuple[str, Mapping[str, str]] | None = None) -> str:
+def tiles(
+    view: ModelView,
+    draft: Draft,
+    other: tuple[str, Mapping[str, str]] | None = None,
+    memory: MixMemory | None = None,
+) -> str:
     """Size, bits per weight, predicted KLD, pins, as HTML.
 
     Args:
         view: the model.
         draft: its recipe.
         other: name and types of a mix to compare with.
+        memory: what the recipe takes of a machine, where that is known.
     """
     mix = mix_of(view, draft.types)
     rival = None if other is None else mix_of(view, other[1])
@@ -28,6 +35,9 @@ def tiles(view: ModelView, draft: Draft, other: tuple[str, Mapping[str, str]] | 
         ("predicted KLD, nats per token", kld, f"{interval}{_against(mix, rival, 'kld')}"),
         ("pinned", str(len(draft.pins)), f"of {len(view.quantizable)} tensors that can change"),
     ]
+    told = memory_tile(memory)
+    if told is not None:
+        cells.insert(3, told)
     if other is not None:
         n = sum(draft.types[name] != other[1].get(name) for name in view.quantizable)
         cells.append(("differs", str(n), f"tensors, from {other[0]}"))

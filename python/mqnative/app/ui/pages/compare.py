@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nicegui import ui
 
 from mqnative.app.ui.frame import drawn, empty, fail, frame, page
-from mqnative.app.ui.pages.frontier import measured
-from mqnative.app.ui.workspace import Workspace, loaded, read_view
+from mqnative.app.ui.pages.frontier import measured, released
+from mqnative.app.ui.workspace import Workspace, loaded
 from mqnative.app.views.model_view import ModelView
 from mqnative.app.views.profiles import legend, profile_plots
 from mqnative.errors import MQNativeError
@@ -27,20 +29,31 @@ async def _content(workspace: Workspace) -> None:
     views: dict[str, ModelView] = {}
     for path in workspace.models().values():
         try:
-            view = await loaded(read_view, path)
+            view = await loaded(workspace.read, path)
         except MQNativeError as error:
             fail(error)
             continue
         name = view.name if view.name not in views else f"{view.name} ({workspace.folders.shown(path)})"
         views[name] = view
-    known = {name: view for name, view in views.items() if view.is_measured}
-    if not known:
+    known = {name: view for name, view in views.items() if view.is_measured and view.release is None}
+    if not any(v.is_measured or v.report or v.release for v in views.values()):
         empty(
             "Nothing to compare yet",
             "Add models that were measured, or folders of finished runs, on the Models page.",
             ("Models", "/"),
         )
         return
+    if known:
+        _profiles(known)
+    for name, view in views.items():
+        if view.report is not None:
+            measured(view.report, name)
+        if view.release is not None:
+            released(view.release)
+
+
+def _profiles(known: Mapping[str, ModelView]) -> None:
+    """How sensitive roles are by depth, of the models that are chosen."""
     with ui.element("section").classes("card stack"):
         ui.html("<h2>Sensitivity by role and depth</h2>", sanitize=False)
         chosen = (
@@ -64,6 +77,3 @@ async def _content(workspace: Workspace) -> None:
 
     chosen.on_value_change(show)
     show()
-    for view in known.values():
-        if view.report is not None:
-            measured(view.report)

@@ -11,10 +11,12 @@ from mqnative.app.ui.workspace import Session, Workspace, loaded
 from mqnative.app.views.frontier import chord_table, chords, frontier_of, placed_words
 from mqnative.app.views.model_view import ModelView
 from mqnative.app.views.others import RESULT, others_of
-from mqnative.report import tables
+from mqnative.report import hybrid_tables, tables
 from mqnative.report.choices import FrontierFacts
 from mqnative.report.frontier_part import knee_sentences, placed_table
 from mqnative.report.frontier_plot import frontier_plot
+from mqnative.report.hybrid_plot import hybrid_plot
+from mqnative.report.hybrid_summary import HybridReport
 from mqnative.report.numbers import typeset
 from mqnative.report.plots import prediction_plot, size_plot
 from mqnative.report.sentences import headline, held_out, text_of
@@ -33,6 +35,10 @@ def register(workspace: Workspace) -> None:
             with frame(f"Frontier of {session.view.name}", "Models", session.view, "Frontier"):
                 if session.view.report is not None:
                     measured(session.view.report)
+                if session.view.release is not None:
+                    released(session.view.release)
+                if session.view.report is not None and not session.view.tensors:
+                    return  # a comparison of files, which chose nothing
                 if not session.view.is_measured:
                     empty(
                         "No frontier yet",
@@ -40,10 +46,10 @@ def register(workspace: Workspace) -> None:
                         ("Start a run", f"/jobs?model={key}"),
                     )
                     return
-                await _predicted(session)
+                await _predicted(workspace, session)
 
 
-async def _predicted(session: Session) -> None:
+async def _predicted(workspace: Workspace, session: Session) -> None:
     with ui.element("section").classes("card stack"):
         ui.html("<h2>Predicted: the best mix of every size</h2>", sanitize=False)
         plot = drawn("")
@@ -58,10 +64,12 @@ async def _predicted(session: Session) -> None:
                 sanitize=False,
             )
             chord = drawn("")
-    others: Mapping[str, Mapping[str, str]] = await loaded(_mixes, session.view)
+    related = await loaded(workspace.related, session.view)
+    others: Mapping[str, Mapping[str, str]] = await loaded(_mixes, session.view, related)
+    ours = {*related, *session.view.mixes}
 
     async def show() -> None:
-        facts = await loaded(frontier_of, session.view, session.draft.types, others)
+        facts = await loaded(frontier_of, session.view, session.draft.types, others, ours)
         if facts is None:
             return
         wide = frontier_plot(facts, "front-wide wide-only", 860, 420)
@@ -76,11 +84,12 @@ async def _predicted(session: Session) -> None:
     await show()
 
 
-def _mixes(view: ModelView) -> dict[str, Mapping[str, str]]:
-    """Presets where the model's file is known, else one type for all; and the run's result."""
-    found = others_of(view)
-    presets = {n: t for n, t in found.items() if not n.startswith(("all ", "the "))}
-    chosen = presets or {n: t for n, t in found.items() if n.startswith("all ")}
+def _mixes(view: ModelView, related: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+    """Hybrids and results; presets where the model's file is known, else one type for all."""
+    found = others_of(view, related)
+    chosen = {n: t for n, t in found.items() if not n.startswith("the ")}
+    if view.source is not None:
+        chosen = {n: t for n, t in chosen.items() if not n.startswith("all ")}
     if RESULT in found:
         chosen[RESULT] = found[RESULT]
     return chosen
@@ -94,10 +103,16 @@ def _chords(facts: FrontierFacts) -> str:
     return chord_table(chords(mixes, presets))
 
 
-def measured(report: Report) -> None:
-    """What a finished run measured on held-out text."""
+def measured(report: Report, name: str = "") -> None:
+    """What a finished run measured on held-out text.
+
+    Args:
+        report: of the run.
+        name: of the run, where several stand on a page.
+    """
     with ui.element("section").classes("card stack"):
-        ui.html(f"<h2>{escape(typeset(text_of(headline(report))))}</h2>", sanitize=False)
+        over = f'<div class="soft">{escape(name)}</div>' if name else ""
+        ui.html(f"{over}<h2>{escape(typeset(text_of(headline(report))))}</h2>", sanitize=False)
         with ui.element("div").classes("even"):
             wide = size_plot(report, "size-a wide-only", 580, 370)
             narrow = size_plot(report, "size-b narrow-only", 370, 360)
@@ -112,6 +127,31 @@ def measured(report: Report) -> None:
             drawn(f"<h3>Text by text</h3>{texts}")
         known = [(m.name, m.size_bytes, m.figures.kld_mean) for m in report.mixes]
         drawn(chord_table(chords(known[:1], known[1:])))
+
+
+def released(release: HybridReport) -> None:
+    """What a release of hybrids published, and why."""
+    with ui.element("section").classes("card stack"):
+        ui.html(f"<h2>{escape(hybrid_tables.headline(release))}</h2>", sanitize=False)
+        plot = hybrid_plot(release, "hybrids wide-only", 860, 420)
+        plot += hybrid_plot(release, "hybrids narrow-only", 370, 360)
+        drawn(
+            _figure(
+                plot,
+                "Filled: published. Hollow: baselines that are not. Dashed: chords between baselines. Lines "
+                "from hybrids to the chord: proven wins.",
+            )
+        )
+        for name, head, rows in (
+            ("Files", hybrid_tables.FILES, hybrid_tables.file_rows(release)),
+            ("Why each file is here", hybrid_tables.WHY, hybrid_tables.why_rows(release)),
+            ("Types by group", hybrid_tables.group_head(release), hybrid_tables.group_rows(release)),
+            ("Baselines that were removed", hybrid_tables.REMOVED, hybrid_tables.removed_rows(release)),
+        ):
+            cells = [[tables.Cell(escape(typeset(text))) for text in row] for row in rows]
+            if cells:
+                kind = "small" if rows and head is hybrid_tables.WHY else "dense"
+                drawn(f"<h3>{name}</h3>{tables.table(name, head, cells, kind)}")
 
 
 def _figure(plot: str, caption: str) -> str:

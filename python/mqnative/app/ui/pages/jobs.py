@@ -66,7 +66,7 @@ async def _list() -> None:
             if not found:
                 empty("No job yet", "Fill in the form above; its cost is shown before anything runs.")
             for job, step in reversed(found):
-                drawn(job_line(job, step), "model-card")
+                drawn(job_line(job, step), "model-card job-card")
 
     await look()
     ui.timer(_LOOK_S * 2, look)
@@ -176,6 +176,18 @@ def _look(number: int) -> tuple[control.Snapshot, str]:
     return snapshot, text
 
 
+def _add_button(workspace: Workspace, path: Path) -> None:
+    async def add() -> None:
+        try:
+            key = await loaded(workspace.add, path.resolve())
+        except MQNativeError as error:
+            fail(error)
+            return
+        ui.navigate.to(f"/model/{key}")
+
+    ui.button(f"Add {path.name}", icon="add", on_click=add).props("unelevated")
+
+
 def _result(workspace: Workspace, job: Job) -> None:
     """Where a finished job's results are."""
     ui.html("<h2>Results</h2>", sanitize=False)
@@ -195,6 +207,9 @@ def _result(workspace: Workspace, job: Job) -> None:
         return
     output = job.options.get("output")
     path = Path(str(output)) if output else None
+    if job.kind == "convert" and path is not None and path.is_file():
+        _add_button(workspace, path)
+        return
     if path is None or not path.exists():
         ui.html("<p>The store has what was measured; the model's pages show it.</p>", sanitize=False)
         return

@@ -9,11 +9,13 @@ from typing import Any
 from nicegui import ui
 
 from mqnative.app.ui.frame import done, drawn, empty, fail, frame, telling
-from mqnative.app.ui.hub import fetch_dialog
-from mqnative.app.ui.workspace import Workspace, loaded, read_view
+from mqnative.app.ui.obtain import convert_dialog, hub_dialog, is_checkpoint
+from mqnative.app.ui.reading import read_view
+from mqnative.app.ui.workspace import Workspace, loaded
 from mqnative.app.views.model_view import ModelView
 from mqnative.errors import MQNativeError
 from mqnative.report.numbers import size_text
+from mqnative.report.sentences import count
 from mqnative.report.svg import escape
 
 # Draws the cards anew.
@@ -62,15 +64,14 @@ async def _content(workspace: Workspace) -> None:
         text = str(given.value or "").strip()
         with telling():
             path = _local(workspace, text)
-            if path is None:
-                button.props("loading")
-                try:
-                    await fetch_dialog(workspace, text)
-                finally:
-                    button.props(remove="loading")
-                return
             button.props("loading")
             try:
+                if path is None:
+                    await hub_dialog(text)
+                    return
+                if is_checkpoint(path):
+                    convert_dialog(path)
+                    return
                 key = await loaded(workspace.add, path)
             finally:
                 button.props(remove="loading")
@@ -101,7 +102,7 @@ async def _cards(workspace: Workspace, refresh: Refresh) -> None:
     if not models:
         empty(
             "No model yet",
-            "Add an unquantized GGUF (BF16, F16 or F32), or the folder of a finished run. "
+            "Add an unquantized GGUF (BF16, F16 or F32), a Hugging Face folder or hub id, or a finished run. "
             "The built-in model is a good start: pick model.gguf from the list above.",
         )
         return
@@ -117,12 +118,12 @@ async def _cards(workspace: Workspace, refresh: Refresh) -> None:
 
 def _card(workspace: Workspace, view: ModelView, refresh: Refresh) -> None:
     facts = view.facts
-    size = view.report.result.size_bytes if view.report else view.path.stat().st_size
-    line = " · ".join(
-        part for part in (facts.get("architecture", ""), facts.get("parameters", ""), size_text(size)) if part
-    )
-    state = "good" if view.n_probed else ""
-    what = "finished run" if view.report else view.state
+    parameters = f"{facts['parameters']} parameters" if facts.get("parameters") else ""
+    line = " · ".join(part for part in (facts.get("architecture", ""), parameters, _size(view)) if part)
+    state, what = ("good" if view.n_probed else ""), view.state
+    if view.report is not None or view.release is not None:
+        finished = "finished run" if view.tensors else "comparison"
+        state, what = "good", "release of hybrids" if view.release else finished
     html = (
         f'<h2><a href="/model/{view.key}">{escape(view.name)}</a></h2><div>{escape(line)}</div>'
         f'<div class="path">{escape(workspace.folders.shown(view.path))}</div>'
@@ -131,6 +132,12 @@ def _card(workspace: Workspace, view: ModelView, refresh: Refresh) -> None:
     with ui.element("article").classes("model-card"):
         drawn(html)
         _remove_button(workspace, view.key, view.name, refresh)
+
+
+def _size(view: ModelView) -> str:
+    if view.release is not None:
+        return count(len(view.release.files), "file")
+    return size_text(view.report.result.size_bytes if view.report else view.path.stat().st_size)
 
 
 def _broken(workspace: Workspace, key: str, path: Path, error: MQNativeError, refresh: Refresh) -> None:

@@ -10,13 +10,14 @@ from nicegui.events import GenericEventArguments
 
 from mqnative.app.ui.frame import drawn, empty, fail, frame, page, telling
 from mqnative.app.ui.grid import columns, tensor_grid
+from mqnative.app.ui.pages.memory_card import MemoryCard
 from mqnative.app.ui.pages.recipe_tools import files_card, solve_card
 from mqnative.app.ui.workspace import Session, Workspace, loaded
 from mqnative.app.views.curve_plot import curve_plot
 from mqnative.app.views.draft import names_matching, override, pin, take_types
 from mqnative.app.views.others import others_of
 from mqnative.app.views.resolve import tensor_knees
-from mqnative.app.views.structure import all_types, grid_row, grid_rows
+from mqnative.app.views.structure import all_types, grid_row, grid_rows, group_names
 from mqnative.app.views.tiles import tiles
 from mqnative.report.svg import escape
 
@@ -50,6 +51,7 @@ class _Page:
     def show(self) -> None:
         """Draw everything."""
         view, draft = self.view, self.session.draft
+        self.memory = MemoryCard(self.session, self._show_tiles)
         with ui.element("div").classes("sticky"):
             self.tiles = drawn(tiles(view, draft))
         self._toolbar()
@@ -63,10 +65,12 @@ class _Page:
                     self.curve_title = ui.html(sanitize=False)
                     self.curve = drawn("")
                 solve_card(self.session)
+                self.memory.show()
                 self._compare_card()
-                files_card(self.session)
+                files_card(self.workspace, self.session)
         self.session.changed.subscribe(self._changed)
         ui.on("pick", self._pick)
+        ui.on("row", self._pressed)
         ui.on("undo", self.session.undo)
         ui.on("redo", self.session.redo)
         self._show_curve()
@@ -85,13 +89,19 @@ class _Page:
                 .props("dense outlined clearable")
                 .style("width: 210px")
             )
+            self.group = (
+                ui.select(group_names(self.view), label="or group")
+                .props("dense outlined options-dense clearable")
+                .style("width: 150px")
+            )
             self.type = (
                 ui.select(all_types(self.view), label="Type", with_input=True)
                 .props("dense outlined options-dense")
                 .style("width: 130px")
             )
             ui.button("Set", on_click=self._set).props("unelevated dense").classes("set-type").tooltip(
-                "Give the type to the tensors of the pattern, else to the ticked rows, and pin them"
+                "Give the type to the tensors of the pattern, else of the group, else to the ticked rows, "
+                "and pin them"
             )
             ui.button("Pin", icon="push_pin", on_click=lambda: self._pin(True)).props("outline dense")
             ui.button("Let go", on_click=lambda: self._pin(False)).props("outline dense")
@@ -110,19 +120,25 @@ class _Page:
             ui.timer(0.1, self._load_others, once=True)
 
     async def _load_others(self) -> None:
-        self._mixes = await loaded(others_of, self.view)
+        related = await loaded(self.workspace.related, self.view)
+        self._mixes = await loaded(others_of, self.view, related)
         self.others.set_options({name: name for name in self._mixes})
 
     async def _names(self) -> list[str]:
-        """What an edit is for: the pattern's tensors, or the ticked rows."""
+        """What an edit is for: the pattern's tensors, or the group's, or the ticked rows."""
         pattern = str(self.pattern.value or "").strip()
         if pattern:
             return names_matching(self.view, pattern)
+        if self.group.value:
+            return [n for n in self.view.by_name if n in self.view.quantizable and self._group(n)]
         rows: list[dict[str, Any]] = await self.grid.get_selected_rows()
         names = [row["name"] for row in rows if row["name"] in self.view.quantizable]
         if not names:
-            fail("tick rows that can change, or write a pattern such as .*ffn_down.*")
+            fail("tick rows that can change, choose a group, or write a pattern such as .*ffn_down.*")
         return names
+
+    def _group(self, name: str) -> bool:
+        return bool(self.view.groups[name] == self.group.value)
 
     async def _set(self) -> None:
         with telling():
@@ -139,12 +155,18 @@ class _Page:
                 self.session.change(pin(self.session.draft, names, wanted))
 
     def _clicked(self, event: GenericEventArguments) -> None:
-        name = event.args["rowId"]
-        if event.args.get("colId") == "pin" and name in self.view.quantizable:
+        self._choose_row(str(event.args["rowId"]), str(event.args.get("colId")))
+
+    def _choose_row(self, name: str, column: str) -> None:
+        if column == "pin" and name in self.view.quantizable:
             self.session.change(pin(self.session.draft, [name], name not in self.session.draft.pins))
         if name in self.view.by_name and self.view.by_name[name].curve:
             self.tensor = name
             self._show_curve()
+
+    def _pressed(self, event: GenericEventArguments) -> None:
+        column = "pin" if event.args["key"] == "p" else ""
+        self._choose_row(str(event.args["name"]), column)
 
     def _pick(self, event: GenericEventArguments) -> None:
         with telling():
@@ -158,7 +180,10 @@ class _Page:
             "setGridOption", "columnDefs", columns(compare=self.other is not None, pins=True)
         )
         self.grid.run_grid_method("applyTransaction", {"update": rows})
-        self.tiles.set_content(tiles(self.view, self.session.draft, self.other))
+        self._show_tiles()
+
+    def _show_tiles(self) -> None:
+        self.tiles.set_content(tiles(self.view, self.session.draft, self.other, self.memory.now))
 
     def _take_other(self) -> None:
         if self.other is None:
@@ -173,7 +198,8 @@ class _Page:
         rows = [grid_row(view, view.by_name[name], draft, other) for name in names if name in view.by_name]
         if rows:
             self.grid.run_grid_method("applyTransaction", {"update": rows})
-        self.tiles.set_content(tiles(view, draft, self.other))
+        self.memory.update()
+        self._show_tiles()
         if self.tensor in names:
             self._show_curve()
         self._show_edit()
@@ -193,4 +219,7 @@ class _Page:
         history = self.session.history
         self.undo.set_enabled(bool(history.past))
         self.redo.set_enabled(bool(history.future))
-        self.edit.set_content(f"Last change: {escape(history.now.edit)}. Ctrl+Z takes it back.")
+        self.edit.set_content(
+            f"Last change: {escape(history.now.edit)}. Ctrl+Z takes it back. In the grid, Space ticks a row, "
+            "Enter shows its curve, P pins it."
+        )

@@ -9,7 +9,7 @@ from nicegui import ui
 from nicegui.events import UploadEventArguments
 
 from mqnative.app.ui.frame import done, fail, telling
-from mqnative.app.ui.workspace import Session, loaded
+from mqnative.app.ui.workspace import Session, Workspace, loaded
 from mqnative.app.views.draft import add_floor, allow, recipe_of, remove_floor, take_recipe, take_types
 from mqnative.app.views.mix import mix_of
 from mqnative.app.views.resolve import budget_of, solve_again
@@ -40,12 +40,12 @@ def solve_card(session: Session) -> None:
                 ui.input("Size or bits per weight", value="4.5 bpw")
                 .props("dense outlined")
                 .classes("budget")
-                .style("width: 170px")
+                .style("flex: 1 1 120px; min-width: 0")
             )
             method = (
                 ui.select(_METHODS, value="exact", label="Method")
                 .props("dense outlined options-dense")
-                .style("width: 160px")
+                .style("flex: 1 1 150px; min-width: 0")
             )
         chosen = ui.select(
             types, value=list(session.draft.allowed), multiple=True, label="Types allowed (none: all)"
@@ -53,9 +53,9 @@ def solve_card(session: Session) -> None:
         chosen.on_value_change(lambda e: session.change(allow(session.draft, e.value or [])))
         with ui.element("div").classes("line"):
             pattern = (
-                ui.input("At least, for names like", placeholder=".*attn_v.*")
+                ui.input("At least, for", placeholder=".*attn_v.*")
                 .props("dense outlined")
-                .style("width: 170px")
+                .style("flex: 1 1 120px; min-width: 0")
             )
             least = ui.select(types, label="Type").props("dense outlined options-dense").style("width: 110px")
             floor = ui.button("Floor").props("outline dense")
@@ -99,7 +99,7 @@ def solve_card(session: Session) -> None:
         show_floors()
 
 
-def files_card(session: Session) -> None:
+def files_card(workspace: Workspace, session: Session) -> None:
     """Load and save recipes, and build."""
     view = session.view
     stem = view.path.stem if view.path.is_file() else view.path.name
@@ -114,11 +114,12 @@ def files_card(session: Session) -> None:
 
     async def begin_build() -> None:
         try:
-            query = await loaded(prepare_build, view.path, recipe())
+            model = await loaded(workspace.add, view.source)
+            query = await loaded(prepare_build, view.source, recipe())
         except MQNativeError as error:
             fail(error)
             return
-        ui.navigate.to(f"/jobs?{urlencode({'model': view.key, 'kind': 'build', **query})}")
+        ui.navigate.to(f"/jobs?{urlencode({'model': model, 'kind': 'build', **query})}")
 
     def tensor_types() -> str:
         names = [t.name for t in view.tensors if t.name in view.quantizable]
@@ -142,8 +143,9 @@ def files_card(session: Session) -> None:
         with ui.element("div").classes("line"):
             build = ui.button("Build it", icon="construction", on_click=begin_build)
             build.props("unelevated dense").classes("build")
-            build.set_enabled(view.path.is_file())
-            build.tooltip("A job of its own; its form shows the cost first")
+            build.set_enabled(view.source is not None)
+            known = "A job of its own; its form shows the cost first"
+            build.tooltip("Add the model's file on the Models page first" if view.source is None else known)
             ui.button("YAML", icon="download", on_click=lambda: save(".yaml")).props("outline dense")
             ui.button("JSON", icon="download", on_click=lambda: save(".json")).props("outline dense")
             ui.button("Copy tensor types", icon="content_copy", on_click=lambda: _copy(tensor_types())).props(

@@ -77,7 +77,7 @@ def _fields(workspace: Workspace, model: Path, kind: str, given: Mapping[str, st
         for field in form.fields:
             value = widgets[field.label].value
             if field.kind in ("file", "output") and value:
-                parts = [str(value)] if field.option else str(value).split(",")
+                parts = [p for p in str(value).split(",") if p.strip()] if field.many else [str(value)]
                 found = [str(workspace.folders.path(part, must_exist=field.kind == "file")) for part in parts]
                 value = "\n".join(found)
             values[field.label] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import quote
 
 from nicegui import ui
@@ -10,11 +11,19 @@ from nicegui.events import GenericEventArguments
 
 from mqnative.app.ui.frame import drawn, empty, frame, page
 from mqnative.app.ui.grid import tensor_grid
-from mqnative.app.ui.workspace import Session, Workspace
-from mqnative.app.views.heat import MEASURES, Measure, layer_map
+from mqnative.app.ui.reading import files_in
+from mqnative.app.ui.workspace import Session, Workspace, loaded
+from mqnative.app.views.heat import MEASURES, Histograms, Measure, layer_map
+from mqnative.app.views.model_view import ModelView
 from mqnative.app.views.structure import grid_rows, tree
+from mqnative.jobs.stored_model import error_histograms
+from mqnative.report.numbers import size_text
 from mqnative.report.summary import TensorRow
 from mqnative.report.svg import escape
+from mqnative.store import Store
+
+_MOST_FILES = 8
+_NOTHING = '<p class="soft">Nothing of this is known yet; a run measures it.</p>'
 
 
 def register(workspace: Workspace) -> None:
@@ -35,7 +44,7 @@ def _content(session: Session) -> None:
         with ui.element("section").classes("card"):
             ui.html(
                 f'<h2>Facts</h2><dl class="facts-list">{facts}<dt>measured</dt>'
-                f"<dd>{escape(view.state)}</dd></dl>",
+                f"<dd>{escape(view.state)}</dd></dl>{_files(view)}",
                 sanitize=False,
             )
         with ui.element("section").classes("card"):
@@ -59,10 +68,13 @@ def _content(session: Session) -> None:
             )
         area = drawn(layer_map(view, session.draft, "type"), "map")
 
-        def show(chosen: Measure) -> None:
-            area.set_content(layer_map(view, session.draft, chosen) or "<p>Nothing to show.</p>")
+        async def show() -> None:
+            chosen: Measure = measure.value
+            errors = await loaded(_errors, view.source, session.draft.types) if chosen == "errors" else None
+            if chosen == measure.value:  # another was chosen meanwhile
+                area.set_content(layer_map(view, session.draft, chosen, errors) or _NOTHING)
 
-        measure.on_value_change(lambda e: show(e.value))
+        measure.on_value_change(show)
     with ui.element("section").classes("card stack"):
         ui.html(f"<h2>{len(view.tensors)} tensors</h2>", sanitize=False)
         grid = tensor_grid(grid_rows(view, session.draft), select=False)
@@ -70,19 +82,47 @@ def _content(session: Session) -> None:
         def open_tensor(event: GenericEventArguments) -> None:
             ui.navigate.to(tensor_address(view.key, event.args["rowId"]))
 
+        def press(event: GenericEventArguments) -> None:
+            if event.args["key"] == "enter" and event.args["name"] in view.by_name:
+                ui.navigate.to(tensor_address(view.key, event.args["name"]))
+
         grid.on("cellDoubleClicked", open_tensor, ["rowId"])
-        ui.html('<span class="soft">Double-click a row for its curves.</span>', sanitize=False)
+        ui.on("row", press)
+        ui.html(
+            '<span class="soft">Double-click a row, or press Enter on it, for its curves.</span>',
+            sanitize=False,
+        )
     with ui.element("section").classes("card stack"):
         ui.html("<h2>Tree</h2>", sanitize=False)
         search = ui.input("Search").props("dense outlined clearable").style("max-width: 320px")
         nodes = ui.tree(tree(view), on_select=lambda e: _select(view.key, e.value, view.by_name))
         search.bind_value_to(nodes, "filter")
 
-    def refresh(_names: object = None) -> None:
-        show(measure.value)
+    async def refresh() -> None:
+        await show()
         grid.run_grid_method("applyTransaction", {"update": grid_rows(view, session.draft)})
 
     session.changed.subscribe(refresh)
+
+
+def _files(view: ModelView) -> str:
+    """The repository's files: those in the folder of the model, or of the run."""
+    files = files_in(view.path)
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(size_text(size))}</dd>" for name, size in files[:_MOST_FILES]
+    )
+    more = len(files) - _MOST_FILES
+    rest = f'<p class="soft">and {more} more</p>' if more > 0 else ""
+    return (
+        f'<h3 class="apart">Files in its folder</h3><dl class="facts-list">{rows}</dl>{rest}' if rows else ""
+    )
+
+
+def _errors(source: Path | None, types: Mapping[str, str]) -> Histograms:
+    if source is None:
+        return {}
+    with Store.open() as store:
+        return error_histograms(source, store, types)
 
 
 def _select(key: str, name: str | None, known: Mapping[str, TensorRow]) -> None:

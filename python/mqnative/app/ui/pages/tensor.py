@@ -101,7 +101,7 @@ async def _content(session: Session, name: str) -> None:
         facts.set_content(tensor_facts(view, tensor, session.draft))
         summary.set_content(tiles(view, session.draft))
         pinned.set_value(name in session.draft.pins)
-        bins = await loaded(_histogram, view.path, name, chosen) if view.path.is_file() else []
+        bins = [] if view.source is None else await loaded(_histogram, view.source, name, chosen)
         drawing = histogram_plot(bins, chosen)
         histogram_card.set_visibility(bool(drawing))
         histogram.set_content(drawing)

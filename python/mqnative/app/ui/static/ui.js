@@ -28,6 +28,10 @@ window.mq = (() => {
     pin: of((v) => (v ? "pinned" : "")),
     typeClass: (params) => (params.data ? `type-cell q${params.data.step}` : ""),
     rowId: (params) => params.data.name,
+    key: (params) => {
+      const key = params.event.key.toLowerCase();
+      if (["enter", "p"].includes(key)) emitEvent("row", { name: params.node.id, key });
+    },
     differs: (params) => Boolean(params.data && params.data.differs),
   };
 })();
