@@ -232,9 +232,10 @@ def test_a_mix_is_the_sum_of_its_tensors_and_what_they_do_to_each_other() -> Non
     total = total_of(damages, {"output.weight": 1.0})
     assert (total.mean, total.variance) == (pytest.approx(0.55), pytest.approx(1.5e-5))
     assert total.interaction == pytest.approx(0.03 * 0.02**0.75 + 0.02 * 0.03**0.75)
+    assert total.body == pytest.approx(0.05)
     alone = total_of({"a": Damage(0.03, 1e-6)}, {})
-    assert alone == Total(0.03, 1e-6, 0.0)
-    assert total_of({}, {}) == Total(0.0, 0.0, 0.0)
+    assert alone == Total(0.03, 1e-6, 0.0, 0.03)
+    assert total_of({}, {}) == Total(0.0, 0.0, 0.0, 0.0)
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-9, 5.0), max_size=8), st.randoms(use_true_random=False))

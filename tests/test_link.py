@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqnative.predict.curve import Damage
-from mqnative.predict.link import IDENTITY, UNFITTED, Link, Total, fit_link
+from mqnative.predict.link import IDENTITY, UNFITTED, Link, Total, fit_link, head_shares, total_of
 
 sums = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12)
 
@@ -35,6 +35,17 @@ def test_a_link_adds_the_interaction_and_its_doubt() -> None:
     slope = 1.1 * (0.1 + 1.75 * 0.04) / 0.1
     doubt = 0.3 * 1.1 * 0.04
     assert linked.variance == pytest.approx(slope**2 * 1e-6 + doubt**2 + (0.05 * linked.mean) ** 2)
+
+
+def test_a_bodys_weight_is_what_a_little_more_of_it_adds() -> None:
+    parts = {f"blk.{i}.x": Damage(0.01, 0.0) for i in range(40)} | {"output.weight": Damage(0.3, 0.0)}
+    more = {n: Damage(d.mean * (1 if n == "output.weight" else 1.001), 0.0) for n, d in parts.items()}
+    heads = head_shares(parts)
+    before, after = total_of(parts, heads), total_of(more, heads)
+    added = UNFITTED.apply(after).mean - UNFITTED.apply(before).mean
+    assert UNFITTED.body_weight(before) == pytest.approx(added / (after.body - before.body), rel=1e-3)
+    assert IDENTITY.body_weight(before) == 1.0
+    assert UNFITTED.body_weight(Total(0.3, 0.0)) == 1.0
 
 
 def test_coupling_and_scale_of_many_mixes_are_found() -> None:

@@ -21,7 +21,16 @@ from mqnative.formats.imatrix import Imatrix, write_imatrix
 from mqnative.formats.recipe import Recipe, write_recipe
 from mqnative.hybrids.mix_file import read_mix
 from mqnative.jobs.candidates import default_targets
-from mqnative.jobs.choose import Chosen, Importance, Weighing, better, choose, recipe_of, weighings
+from mqnative.jobs.choose import (
+    Chosen,
+    Importance,
+    Weighing,
+    better,
+    choose,
+    choose_coupled,
+    recipe_of,
+    weighings,
+)
 from mqnative.jobs.curve import Curve, curve_of
 from mqnative.jobs.damages import Chunks, Measured, measured_fast, measured_of
 from mqnative.jobs.fit import Case, Demand, Fit
@@ -276,8 +285,17 @@ class Run:
         """The model with its damages."""
         return Case(self.study.file, damages, IMATRIX_NAME, self.study.identity.model)
 
-    def choose(self, parts: Parts | None, known: Mapping[Weighing, Damages]) -> Chosen:
-        """The mix: of two ways to weigh, the one that does better on the select text."""
+    def choose(
+        self, parts: Parts | None, known: Mapping[Weighing, Damages], *, coupled: bool = False
+    ) -> Chosen:
+        """The mix: of two ways to weigh, the one that does better on the select text.
+
+        Args:
+            parts: the texts; None where there are none.
+            known: damages by the ways to weigh that are asked for.
+            coupled: whether tensors make each other's damage worse; else damages just add up.
+        """
+        solve = choose_coupled if coupled else choose
         found: dict[Weighing, Chosen] = {}
         demand = self.demand(parts)
         with self.step("solve"):
@@ -285,7 +303,7 @@ class Run:
                 first = next(iter(found.values()), None)
                 size = None if first is None else first.fit.budget_bytes
                 try:
-                    found[weighing] = choose(self.case(damages), demand, weighing, size)
+                    found[weighing] = solve(self.case(damages), demand, weighing, size)
                 except InfeasibleBudgetError:
                     if first is None:
                         raise
@@ -460,7 +478,7 @@ def run_auto(
         parts = run.parts(calib, evaluation)
         measures = run.measure_all(parts)
         known = {w: damages_of(m) for w, m in measures.items()}
-        chosen = run.choose(parts, known)
+        chosen = run.choose(parts, known, coupled=True)
         measured = measures[chosen.weighing]
         theirs = measures.get("imatrix", measured)
         found, steps = run.refine(parts, measured, chosen.fit)

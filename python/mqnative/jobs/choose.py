@@ -12,12 +12,14 @@ from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.recipe import Recipe
 from mqnative.jobs.fit import Case, Demand, Fit, fit
 from mqnative.jobs.known import Damages
+from mqnative.jobs.linking import damage_sum
 from mqnative.jobs.memory_fit import fit_memory
 from mqnative.jobs.memory_solve import MemoryFit
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.evaluate import summarize
 from mqnative.measure.stored_scores import score
 from mqnative.measure.study import Study
+from mqnative.predict.link import UNFITTED
 from mqnative.solve.distinct import smallest_bytes
 from mqnative.solve.frontier import default_budgets, frontier
 from mqnative.solve.knees import Knee, find_knees, knees
@@ -29,6 +31,8 @@ Weighing = Literal["imatrix", "none"]
 Importance = Literal["imatrix", "none", "auto"]
 IMPORTANCES: tuple[Importance, ...] = ("imatrix", "none", "auto")
 
+# The weights settle in two or three rounds.
+_MOST_WEIGHTS = 5
 # Points of the frontier of few types, each of which is solved.
 _FEW_TYPES_POINTS = 40
 
@@ -91,6 +95,37 @@ def choose(
     return Chosen(case.damages, fit(case, demand, budget, mixes=mixes), weighing, knee)
 
 
+def choose_coupled(
+    case: Case, demand: Demand, weighing: Weighing = "imatrix", budget_bytes: int | None = None
+) -> Chosen:
+    """The mix that a demand asks for, by what damages add in the mix rather than by their sum.
+
+    What a tensor of the body loses is made worse by what the others lose, what the head loses is not. The
+    sum is solved with the body weighed as it counts in the last solution, until that solution stays: the KLD
+    being convex in the two sums, no other mix then has a lower one by the link.
+
+    Args and errors as `choose`.
+    """
+    chosen = choose(case, demand, weighing, budget_bytes)
+    if demand.method != "exact":
+        return chosen
+    for _ in range(_MOST_WEIGHTS):
+        total = damage_sum(case.damages, chosen.fit.plan.types)
+        if total is None:  # a pinned type that was not measured
+            return chosen
+        weighed = replace(case, body_weight=UNFITTED.body_weight(total))
+        again = choose(weighed, demand, weighing, chosen.fit.limit_bytes if chosen.knee else budget_bytes)
+        again = replace(again, knee=chosen.knee)
+        other = damage_sum(case.damages, again.fit.plan.types)
+        if other is None or UNFITTED.apply(other).mean > UNFITTED.apply(total).mean:
+            return chosen
+        is_same = again.fit.plan.types == chosen.fit.plan.types
+        chosen = again
+        if is_same:
+            break
+    return chosen
+
+
 def knee_of(case: Case, demand: Demand) -> Knee:
     """The frontier's knee under the demand's constraints.
 
@@ -140,6 +175,7 @@ def recipe_of(study: Study, chosen: Chosen, imatrix: Imatrix | None) -> Recipe:
         "method": found.solution.method,
     }
     texts = found.restricted.constraints.texts
+    total = damage_sum(chosen.damages, found.plan.types)
     return Recipe(
         tensors=found.plan.types,
         model={
@@ -148,7 +184,7 @@ def recipe_of(study: Study, chosen: Chosen, imatrix: Imatrix | None) -> Recipe:
             "sha256": study.identity.model,
         },
         target=target | ({"constraints": list(texts)} if texts else {}),
-        predicted={"kld_mean": found.solution.damage},
+        predicted={"kld_mean": found.solution.damage if total is None else total.mean},
         provenance={
             "imatrix_sha256": "none" if imatrix is None else imatrix.content_hash(),
             "build": study.build,

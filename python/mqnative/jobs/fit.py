@@ -15,6 +15,7 @@ from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.known import Damages, Table
 from mqnative.jobs.memory_budget import MemoryBudget
 from mqnative.predict.damage import Damage
+from mqnative.predict.link import head_shares
 from mqnative.solve.constraints import NO_CONSTRAINTS, Constraints
 from mqnative.solve.exact import solve_exact
 from mqnative.solve.explain import Explanation, explain
@@ -61,12 +62,14 @@ class Case:
         damages: of its tensors.
         imatrix_name: what the file is to call the imatrix.
         source_hash: of the model.
+        body_weight: what damage counts for that is not the head's; see `mqnative.predict.link`.
     """
 
     file: GGUFFile
     damages: Damages
     imatrix_name: str
     source_hash: str
+    body_weight: float = 1.0
 
     def plan(self, types: Mapping[str, str]) -> BuildPlan:
         """The file that a mix makes; tensors not named stay as they are."""
@@ -91,19 +94,26 @@ class Case:
     def problem(self, header_bytes: int) -> Problem:
         """The choices of every tensor, its own type at no damage among them."""
         importance, step = self.damages.importance(), self.file.alignment
+        share = self.damages.share
+        heads = head_shares(self.damages.tensors, 0.0 if share is None else share.of_input)
+        uses = {n: _weighed(d, self._weight(float(n == HEAD))) for n, d in self.damages.uses.items()}
         items = []
-        for name, by_type in self.damages.table.items():
+        for name, of_type in self.damages.table.items():
             info = self.damages.tensors[name].info
+            by_type = _weighed(of_type, self._weight(heads.get(name, 0.0)))
             choices = [Choice(info.qtype.name, padded(info.size_bytes, step), 0.0)]
             choices += [
                 Choice(t, padded(qtype(t).tensor_bytes(info.shape), step), d.mean, d.variance)
                 for t, d in by_type.items()
                 if t != info.qtype.name
             ]
-            untied = name == EMBEDDING and self.damages.share is not None
-            choices += _untied(choices, self.damages.uses) if untied else []
+            untied = name == EMBEDDING and share is not None
+            choices += _untied(choices, uses) if untied else []
             items.append(Item(name, tuple(choices), importance[name], HEAD if untied else None))
         return Problem(tuple(items), header_bytes + self.fixed_tensor_bytes())
+
+    def _weight(self, head_share: float) -> float:
+        return head_share + (1.0 - head_share) * self.body_weight
 
     def fixed_tensor_bytes(self) -> int:
         """Bytes of the tensors whose type never changes."""
@@ -117,6 +127,12 @@ class Case:
             ConstraintError, InfeasibleConstraintsError: as `mqnative.solve.feasible.restricted`.
         """
         return restricted(self.problem(header_bytes), constraints, facts, fixed=self.damages.fixed)
+
+
+def _weighed(by_type: Mapping[str, Damage], weight: float) -> Mapping[str, Damage]:
+    if weight == 1.0:
+        return by_type
+    return {t: Damage(weight * d.mean, weight**2 * d.variance) for t, d in by_type.items()}
 
 
 def _untied(tied: list[Choice], uses: Table) -> list[Choice]:

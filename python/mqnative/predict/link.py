@@ -40,9 +40,11 @@ class Total(Damage):
     Attributes:
         mean, variance: of the sum, nats per token.
         interaction: sum over the body of k_i (sum of the others)^p, nats^(1 + p).
+        body: the sum without the head.
     """
 
     interaction: float = 0.0
+    body: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ class Link:
         doubt = _LOG_COUPLING_DEVIATION * self.scale * added
         return Damage(mean, slope**2 * total.variance + doubt**2 + (self.spread * mean) ** 2)
 
+    def body_weight(self, total: Total) -> float:
+        """What a little more damage in the body of a mix counts for, against as much in the head."""
+        if total.body <= 0:
+            return 1.0
+        return 1.0 + self.coupling * (1 + _POWER) * total.interaction / total.body
+
 
 IDENTITY = Link()
 UNFITTED = Link(1.0, _COUPLING, _UNFITTED_SPREAD)
@@ -108,7 +116,7 @@ def total_of(damages: Mapping[str, Damage], heads: Mapping[str, float]) -> Total
     body = math.fsum(parts.values())
     interaction = math.fsum(part * max(0.0, body - part) ** _POWER for part in parts.values())
     mean, variance = (math.fsum(getattr(d, key) for d in damages.values()) for key in ("mean", "variance"))
-    return Total(mean, variance, interaction)
+    return Total(mean, variance, interaction, body)
 
 
 def fit_link(totals: Sequence[Total], klds: Sequence[float]) -> Link:
