@@ -39,15 +39,22 @@ class Took:
 
 @dataclass(frozen=True)
 class Tools:
-    """The tools in one folder, with the settings every run shares."""
+    """The tools in one folder, with the settings every run shares.
+
+    Attributes:
+        more: further options of llama-perplexity and llama-imatrix, such as a device.
+    """
 
     folder: Path
     n_threads: int
+    more: tuple[str, ...] = ()
 
     @property
     def flags(self) -> str:
         """What llama-perplexity and llama-imatrix get besides files."""
-        return f"-c {N_CTX} -b {N_CTX} -ub {N_CTX} -t {self.n_threads} --no-repack"
+        return (
+            f"-c {N_CTX} -b {N_CTX} -ub {N_CTX} -t {self.n_threads} --no-repack {' '.join(self.more)}".strip()
+        )
 
     @property
     def version(self) -> str:
@@ -55,9 +62,10 @@ class Tools:
         said = _run(self._command("llama-perplexity", "--version")).said
         return next(line for line in said.splitlines() if line.startswith("version"))
 
-    def missing(self) -> list[str]:
+    def missing(
+        self, names: tuple[str, ...] = ("llama-quantize", "llama-imatrix", "llama-perplexity")
+    ) -> list[str]:
         """Tools that the folder lacks."""
-        names = ("llama-quantize", "llama-imatrix", "llama-perplexity")
         return [name for name in names if not (self.folder / name).is_file()]
 
     def base(self, model: Path, text: Path, n_chunks: int, output: Path) -> Took:
@@ -83,7 +91,7 @@ class Tools:
     def imatrix_command(self, model: Path, text: Path, n_chunks: int, output: Path) -> list[str]:
         # Its own default batch: the sums, whose order the batch decides, are then the ones that ours equal.
         given = ("-m", model, "-f", text, "--chunks", n_chunks, "-o", output, "--no-ppl")
-        settings = ("-c", N_CTX, "-t", self.n_threads, "--no-repack")
+        settings = ("-c", N_CTX, "-t", self.n_threads, "--no-repack", *self.more)
         return self._command("llama-imatrix", *given, *settings)
 
     def preset(self, model: Path, output: Path, name: str, imatrix: Path) -> Took:
