@@ -37,6 +37,15 @@ Activations& entry_for(std::map<std::string, Activations>& sums, const std::stri
   return entry;
 }
 
+void check_finite(const std::string& name, const Activations& entry) {
+  for (const float sum : entry.sum_squares) {
+    if (!std::isfinite(sum)) {
+      throw Error(ErrorKind::non_finite, "the activations entering " + name + " are NaN or infinite",
+                  {{"tensor", name}});
+    }
+  }
+}
+
 }  // namespace
 
 bool ActivationCollector::on_node(ggml_tensor* node, bool ask, void* user_data) {
@@ -81,10 +90,27 @@ void ActivationCollector::add_row(Activations& entry, int64_t slice, const float
   }
 }
 
+void ActivationCollector::add_sums(Activations& entry, const ggml_tensor* input) {
+  column_sums_.take(input);
+  for (size_t j = 0; j < entry.sums.size(); ++j) {
+    entry.sum_squares[j] += column_sums_.squares()[j];
+    entry.sums[j] += static_cast<double>(column_sums_.sums()[j]);
+  }
+  entry.counts.front() += input->ne[1];
+}
+
 void ActivationCollector::collect(const ggml_tensor* node) {
   const ggml_tensor* weight = node->src[0];
   const ggml_tensor* input = node->src[1];
   const std::string name = weight_name(node);
+  const bool is_single = node->op == GGML_OP_MUL_MAT && ggml_is_matrix(weight) && ggml_is_matrix(input);
+  const bool is_away = sums_on_device_ || !ggml_backend_buffer_is_host(input->buffer);
+  if (is_single && is_away && ggml_is_contiguous(input)) {
+    Activations& single = entry_for(sums_, name, 1, input->ne[0]);
+    add_sums(single, input);
+    check_finite(name, single);
+    return;
+  }
   const char* data = static_cast<const char*>(input->data);
   if (!ggml_backend_buffer_is_host(input->buffer)) {
     input_copy_.resize(ggml_nbytes(input));
@@ -129,12 +155,7 @@ void ActivationCollector::collect(const ggml_tensor* node) {
       count += ggml_nrows(input) / n_slices;
     }
   }
-  for (const float sum : entry->sum_squares) {
-    if (!std::isfinite(sum)) {
-      throw Error(ErrorKind::non_finite, "the activations entering " + name + " are NaN or infinite",
-                  {{"tensor", name}});
-    }
-  }
+  check_finite(name, *entry);
 }
 
 }  // namespace mqn

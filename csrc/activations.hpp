@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "column_sums.hpp"
 #include "ggml.h"
 #include "model.hpp"
 
@@ -13,10 +14,13 @@ namespace mqn {
 
 // Collects what upstream's imatrix tool collects (tools/imatrix/imatrix.cpp, collect_imatrix), with its
 // arithmetic: float32 sums, one row after the other. With process_output also the head's input; for a tied
-// embedding upstream leaves it out.
+// embedding upstream leaves it out. Activations on a device are summed up there, where the weight is a single
+// matrix; those that enter experts are brought over.
 class ActivationCollector {
  public:
-  explicit ActivationCollector(bool process_output) : process_output_(process_output) {}
+  // sums_on_device: also sum up in the device's order what lies in main memory; for tests.
+  ActivationCollector(bool process_output, bool sums_on_device)
+      : process_output_(process_output), sums_on_device_(sums_on_device) {}
 
   // ggml_backend_sched_eval_callback; user_data is the collector.
   static bool on_node(ggml_tensor* node, bool ask, void* user_data);
@@ -28,9 +32,12 @@ class ActivationCollector {
  private:
   bool wants(const ggml_tensor* node) const;
   void collect(const ggml_tensor* node);
+  void add_sums(Activations& entry, const ggml_tensor* input);
   void add_row(Activations& entry, int64_t slice, const float* x);
 
   bool process_output_;
+  bool sums_on_device_;
+  ColumnSums column_sums_;
   std::map<std::string, Activations> sums_;
   std::vector<char> input_copy_;
   std::vector<char> ids_;

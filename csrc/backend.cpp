@@ -30,6 +30,11 @@ Log& log() {
   return instance;
 }
 
+std::string& at_startup() {
+  static std::string text;
+  return text;
+}
+
 void on_log(ggml_log_level level, const char* text, void* /*user_data*/) {
   if (sink != nullptr) {
     sink->write(level, text);
@@ -101,7 +106,24 @@ void ensure_backend() {
     llama_log_set(on_log, nullptr);
     ggml_set_abort_callback(on_abort);
     llama_backend_init();
+    ggml_backend_dev_count();  // looks for devices
+    at_startup() = recent_errors();
   });
+}
+
+std::string startup_errors() {
+  ensure_backend();
+  return at_startup();
+}
+
+std::vector<BackendInfo> backends() {
+  ensure_backend();
+  std::vector<BackendInfo> found;
+  for (size_t i = 0; i < ggml_backend_reg_count(); ++i) {
+    ggml_backend_reg_t library = ggml_backend_reg_get(i);
+    found.push_back({ggml_backend_reg_name(library), ggml_backend_reg_dev_count(library)});
+  }
+  return found;
 }
 
 std::vector<std::pair<int, std::string>> drain_log() {
@@ -138,7 +160,10 @@ std::vector<ggml_backend_dev_t> named_devices(const std::vector<std::string>& na
       for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
         known += std::string(i == 0 ? "" : ", ") + ggml_backend_dev_name(ggml_backend_dev_get(i));
       }
-      throw Error(ErrorKind::backend, "there is no device called " + name + "; this build has " + known);
+      throw Error(ErrorKind::backend,
+                  "there is no device called " + name + "; there is " + known +
+                      (at_startup().empty() ? "" : " (" + at_startup() + ")"),
+                  {{"log", at_startup()}});
     }
     if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) {
       found.push_back(device);

@@ -49,6 +49,15 @@ void clear_recent_errors();
 // that no device has.
 std::vector<ggml_backend_dev_t> named_devices(const std::vector<std::string>& names);
 
+// A library of devices that this build holds, and how many of its devices this machine has.
+struct BackendInfo {
+  std::string name;  // "CPU", "CUDA", ...
+  size_t n_devices;
+};
+std::vector<BackendInfo> backends();
+// What they said was wrong when they started, one a line: why there is no device.
+std::string startup_errors();
+
 struct DeviceInfo {
   std::string name;               // "CPU", "CUDA0", ...
   std::string description;        // the vendor's name for it

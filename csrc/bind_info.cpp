@@ -30,12 +30,20 @@ void bind_info(py::module_& m) {
                     py::arg("upstream_commit") = MQNATIVE_UPSTREAM_COMMIT,
                     py::arg("llama_cpp_version") = llama_version(), py::arg("ggml_version") = ggml_version(),
                     py::arg("compiler") = MQNATIVE_COMPILER, py::arg("build_type") = MQNATIVE_BUILD_TYPE,
-                    py::arg("isa") = MQNATIVE_ISA);
+                    py::arg("isa") = MQNATIVE_ISA, py::arg("cuda") = MQNATIVE_CUDA);
   });
   m.def("system_info", [] {
     ensure_backend();
     return std::string(llama_print_system_info());
   });
+  m.def("backends", [] {
+    py::list list;
+    for (const BackendInfo& b : backends()) {
+      list.append(py::make_tuple(b.name, b.n_devices));
+    }
+    return list;
+  });
+  m.def("startup_errors", [] { return text(startup_errors()); });
   m.def("devices", [] {
     py::list list;
     for (const DeviceInfo& d : devices()) {

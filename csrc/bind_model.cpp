@@ -1,6 +1,8 @@
 #include "binding.hpp"
 
 #include "llama.h"
+#include "graph_hooks.hpp"
+#include "logit_scorer.hpp"
 #include "model.hpp"
 
 namespace mqn {
@@ -69,19 +71,20 @@ float* logit_rows(const Model& model, int64_t first, int64_t last, const py::obj
 }
 
 void logits(Model& model, const TokenArray& tokens, int64_t first, int64_t last, const py::object& out,
-            const py::object& progress) {
+            const py::object& progress, LogitScorer* scorer) {
   check_positions(tokens, first, last);
   check_tokens(tokens, model);
   const int32_t* ids = tokens.data();
   float* rows = logit_rows(model, first, last, out);
 
   Monitor monitor;
-  run_monitored(monitor, progress, [&] { model.logits(ids, tokens.size(), first, last, rows, monitor); });
+  run_monitored(monitor, progress,
+                [&] { model.logits(ids, tokens.size(), first, last, rows, scorer, monitor); });
 }
 
 std::shared_ptr<Trace> trace(Model& model, const TokenArray& tokens, int64_t first, int64_t last,
                              const std::vector<int>& layers, const py::object& out,
-                             const py::object& progress) {
+                             const py::object& progress, LogitScorer* scorer) {
   check_positions(tokens, first, last);
   check_tokens(tokens, model);
   const int32_t* ids = tokens.data();
@@ -90,7 +93,7 @@ std::shared_ptr<Trace> trace(Model& model, const TokenArray& tokens, int64_t fir
   auto kept = std::make_shared<Trace>();
   Monitor monitor;
   run_monitored(monitor, progress,
-                [&] { *kept = model.trace(ids, tokens.size(), first, last, layers, rows, monitor); });
+                [&] { *kept = model.trace(ids, tokens.size(), first, last, layers, rows, scorer, monitor); });
   return kept;
 }
 
@@ -103,16 +106,17 @@ std::shared_ptr<Trace> advance(Model& model, const Trace& trace, int layer, int 
 }
 
 bool resume(Model& model, const Trace& trace, int layer, const py::object& out, const py::object& progress,
-            bool is_own) {
+            bool is_own, LogitScorer* scorer) {
   float* rows = logit_rows(model, trace.first, trace.last, out);
   bool restarted = false;
   Monitor monitor;
-  run_monitored(monitor, progress, [&] { restarted = model.resume(trace, layer, is_own, rows, monitor); });
+  run_monitored(monitor, progress,
+                [&] { restarted = model.resume(trace, layer, is_own, rows, scorer, monitor); });
   return restarted;
 }
 
-py::dict activations(Model& model, const TokenArray& chunks, bool process_output,
-                     const py::object& progress) {
+py::dict activations(Model& model, const TokenArray& chunks, bool process_output, const py::object& progress,
+                     bool sums_on_device) {
   if (chunks.ndim() != 2 || chunks.size() == 0) {
     throw Error(ErrorKind::shape, "expected tokens of shape (n_chunks, n_ctx)");
   }
@@ -123,8 +127,9 @@ py::dict activations(Model& model, const TokenArray& chunks, bool process_output
 
   std::map<std::string, Activations> sums;
   Monitor monitor;
-  run_monitored(monitor, progress,
-                [&] { sums = model.activations(ids, n_chunks, n_ctx, process_output, monitor); });
+  run_monitored(monitor, progress, [&] {
+    sums = model.activations(ids, n_chunks, n_ctx, process_output, sums_on_device, monitor);
+  });
 
   py::dict result;
   for (const auto& [name, a] : sums) {
@@ -204,6 +209,40 @@ void bind_model(py::module_& m) {
         return layers;
       });
 
+  py::class_<LogitScorer, std::shared_ptr<LogitScorer>>(m, "LogitScorer", py::is_final())
+      .def(py::init<bool>(), py::arg("keeps"))
+      .def(
+          "begin",
+          [](LogitScorer& scorer, const TokenArray& targets, std::shared_ptr<LogitScorer> reference,
+             bool compares) {
+            scorer.begin({targets.data(), targets.data() + targets.size()}, std::move(reference), compares);
+          },
+          py::arg("targets"), py::arg("reference"), py::arg("compares"))
+      .def(
+          "add_rows",
+          [](LogitScorer& scorer, const py::object& given, const std::string& device) {
+            const auto rows = exactly<FloatArray>(given, "logits");
+            if (rows.ndim() != 2) {
+              throw Error(ErrorKind::shape, "expected logits of shape (n_tokens, n_vocab)");
+            }
+            const py::gil_scoped_release no_gil;
+            scorer.add_rows(rows.data(), rows.shape(0), rows.shape(1), device);
+          },
+          py::arg("rows"), py::arg("device"))
+      .def("scores",
+           [](const LogitScorer& scorer) {
+             const LogitScorer::Scores& s = scorer.scores();
+             auto array = [](const auto& values) {
+               using Value = typename std::decay_t<decltype(values)>::value_type;
+               return py::array_t<Value>(static_cast<py::ssize_t>(values.size()), values.data());
+             };
+             return py::make_tuple(array(s.nll), array(s.nll_ref), array(s.kld), array(s.p_diff),
+                                   array(s.same_top));
+           })
+      .def_property_readonly("is_equal", &LogitScorer::is_equal)
+      .def_property_readonly("size_bytes", &LogitScorer::size_bytes);
+  m.attr("has_graph_hooks") = has_graph_hooks();
+
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::is_final())
       .def(py::init(&load), py::arg("paths"), py::arg("n_gpu_layers"), py::arg("devices"),
            py::arg("extra_buffers"), py::arg("n_threads"), py::arg("progress"))
@@ -217,6 +256,7 @@ void bind_model(py::module_& m) {
              return list;
            })
       .def("info", &vocab_info)
+      .def("logits_device", &Model::logits_device)
       .def(
           "tokenize",
           [](const Model& model, const py::bytes& text, bool add_special, bool parse_special) {
@@ -237,11 +277,11 @@ void bind_model(py::module_& m) {
              return py::bytes(model.piece(token));
            })
       .def("logits", &logits, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("out"),
-           py::arg("progress"))
+           py::arg("progress"), py::arg("scorer") = py::none())
       .def("trace", &trace, py::arg("tokens"), py::arg("first"), py::arg("last"), py::arg("layers"),
-           py::arg("out"), py::arg("progress"))
+           py::arg("out"), py::arg("progress"), py::arg("scorer") = py::none())
       .def("resume", &resume, py::arg("trace"), py::arg("layer"), py::arg("out"), py::arg("progress"),
-           py::arg("is_own") = false)
+           py::arg("is_own") = false, py::arg("scorer") = py::none())
       .def("advance", &advance, py::arg("trace"), py::arg("layer"), py::arg("until"), py::arg("progress"))
       .def("last_logits",
            [](const py::object& self) {
@@ -256,7 +296,8 @@ void bind_model(py::module_& m) {
              py::detail::array_proxy(rows.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
              return rows;
            })
-      .def("activations", &activations, py::arg("chunks"), py::arg("process_output"), py::arg("progress"))
+      .def("activations", &activations, py::arg("chunks"), py::arg("process_output"), py::arg("progress"),
+           py::arg("sums_on_device") = false)
       .def("encode", &encode, py::arg("name"), py::arg("type"), py::arg("imatrix"), py::arg("progress"))
       .def("variant", &variant, py::arg("name"), py::arg("type"), py::arg("blocks"))
       .def("swap", &Model::swap, py::arg("variants"))

@@ -6,6 +6,8 @@
 #include <string>
 
 #include "backend.hpp"
+#include "graph_hooks.hpp"
+#include "logit_scorer.hpp"
 
 namespace mqn {
 namespace {
@@ -85,8 +87,8 @@ bool Model::Decoder::should_abort(void* user_data) {
   return monitor != nullptr && monitor->cancelled();
 }
 
-const float* Model::Decoder::run(const int32_t* tokens, int64_t n_seq, int64_t first, int64_t last,
-                                 Monitor& monitor) {
+void Model::Decoder::evaluate(const int32_t* tokens, int64_t n_seq, int64_t first, int64_t last,
+                              Monitor& monitor) {
   batch_.n_tokens = static_cast<int32_t>(n_seq * n_ctx_);
   for (int64_t i = 0; i < n_seq * n_ctx_; ++i) {
     const int64_t position = i % n_ctx_;
@@ -109,6 +111,19 @@ const float* Model::Decoder::run(const int32_t* tokens, int64_t n_seq, int64_t f
                 "llama.cpp could not evaluate a chunk (status " + std::to_string(status) + ")",
                 {{"log", recent_errors()}});
   }
+}
+
+void Model::Decoder::score(const int32_t* tokens, int64_t first, int64_t last, LogitScorer& scorer,
+                           Monitor& monitor) {
+  if (!has_graph_hooks()) {
+    throw Error(ErrorKind::backend, "this build's linker cannot keep logits on a device (--wrap)");
+  }
+  const LogitTap tap(scorer);
+  evaluate(tokens, 1, first, last, monitor);
+  tap.check();
+}
+
+const float* Model::Decoder::logit_rows(int64_t first) {
   // Outputs of one sequence keep their order, so that the rows follow the first one.
   const float* rows = llama_get_logits_ith(context_.get(), static_cast<int32_t>(first));
   if (rows == nullptr) {

@@ -29,10 +29,17 @@ struct Model::Decoder {
 
   // Evaluates n_seq sequences of n_ctx tokens each, one after the other in `tokens`. Returns the logits of
   // positions first..last-1 of the first sequence, contiguous, valid until the next call.
-  const float* run(const int32_t* tokens, int64_t n_seq, int64_t first, int64_t last, Monitor& monitor);
+  const float* run(const int32_t* tokens, int64_t n_seq, int64_t first, int64_t last, Monitor& monitor) {
+    evaluate(tokens, n_seq, first, last, monitor);
+    return logit_rows(first);
+  }
+  // The same for one sequence, but its logits go to the scorer and stay where they were computed.
+  void score(const int32_t* tokens, int64_t first, int64_t last, LogitScorer& scorer, Monitor& monitor);
 
  private:
   static bool should_abort(void* user_data);
+  void evaluate(const int32_t* tokens, int64_t n_seq, int64_t first, int64_t last, Monitor& monitor);
+  const float* logit_rows(int64_t first);
 
   int64_t n_ctx_;
   Monitor* monitor_ = nullptr;  // of the call in progress

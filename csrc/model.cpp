@@ -8,7 +8,9 @@
 #include "activations.hpp"
 #include "backend.hpp"
 #include "decoder.hpp"
+#include "graph_hooks.hpp"
 #include "llama-ext.h"
+#include "llama-model.h"
 #include "llama.h"
 
 // Upstream's list of a model's tensors (src/llama-model.cpp); it has C++ linkage and no public header.
@@ -86,6 +88,15 @@ const llama_vocab* Model::vocab() const { return llama_model_get_vocab(model_.ge
 
 int64_t Model::n_vocab() const { return llama_vocab_n_tokens(vocab()); }
 
+std::string Model::logits_device() const {
+  const ggml_tensor* head = model_->output;
+  if (head == nullptr || head->buffer == nullptr || ggml_backend_buffer_is_host(head->buffer)) {
+    return "";
+  }
+  ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(head->buffer));
+  return device == nullptr ? "" : ggml_backend_dev_name(device);
+}
+
 std::vector<int32_t> Model::tokenize(const std::string& text, bool add_special, bool parse_special) const {
   const AbortGuard guard;
   if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
@@ -122,8 +133,8 @@ std::string Model::piece(int32_t token) const {
 Model::Decoder& Model::decoder(int64_t n_tokens) {
   if (!decoder_ || decoder_->n_ctx() != n_tokens) {
     decoder_.reset();
-    decoder_ = std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, cache_,
-                                         GraphTap::on_node, nullptr);
+    decoder_ =
+        std::make_unique<Decoder>(model_.get(), n_tokens, 1, n_threads_, on_gpu_, cache_, on_node, nullptr);
   }
   decoder_->set_threads(n_threads_);
   return *decoder_;
@@ -138,10 +149,14 @@ void Model::set_cache(const CacheTypes& types) {
 }
 
 void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out,
-                   Monitor& monitor) {
+                   LogitScorer* scorer, Monitor& monitor) {
   const AbortGuard guard;
   last_logits_ = nullptr;
   Decoder& d = decoder(n);
+  if (scorer != nullptr) {
+    d.score(tokens, first, last, *scorer, monitor);
+    return;
+  }
   last_logits_ = d.run(tokens, 1, first, last, monitor);
   n_last_logits_ = last - first;
   if (out != nullptr) {
@@ -150,17 +165,18 @@ void Model::logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last
 }
 
 Trace Model::trace(const int32_t* tokens, int64_t n, int64_t first, int64_t last,
-                   const std::vector<int>& layers, float* out, Monitor& monitor) {
+                   const std::vector<int>& layers, float* out, LogitScorer* scorer, Monitor& monitor) {
   Trace trace;
   trace.tokens.assign(tokens, tokens + n);
   trace.first = first;
   trace.last = last;
   const GraphTap tap(trace, layers);
-  logits(tokens, n, first, last, out, monitor);
+  logits(tokens, n, first, last, out, scorer, monitor);
   return trace;
 }
 
-bool Model::resume(const Trace& trace, int layer, bool is_own, float* out, Monitor& monitor) {
+bool Model::resume(const Trace& trace, int layer, bool is_own, float* out, LogitScorer* scorer,
+                   Monitor& monitor) {
   std::unordered_set<const ggml_tensor*> changed;
   for (const auto& entry : originals_) {
     if (!is_own) {
@@ -168,7 +184,7 @@ bool Model::resume(const Trace& trace, int layer, bool is_own, float* out, Monit
     }
   }
   const GraphTap tap(trace, layer, std::move(changed));
-  logits(trace.tokens.data(), static_cast<int64_t>(trace.tokens.size()), trace.first, trace.last, out,
+  logits(trace.tokens.data(), static_cast<int64_t>(trace.tokens.size()), trace.first, trace.last, out, scorer,
          monitor);
   return tap.restarted();
 }
@@ -185,7 +201,7 @@ Trace Model::advance(const Trace& trace, int layer, int until, Monitor& monitor)
     }
   }
   const auto n = static_cast<int64_t>(trace.tokens.size());
-  logits(trace.tokens.data(), n, trace.first, trace.last, nullptr, monitor);
+  logits(trace.tokens.data(), n, trace.first, trace.last, nullptr, nullptr, monitor);
   last_logits_ = nullptr;  // they were not computed
   if ((layer > 0 && !tap.restarted()) || kept.inputs.count(until) == 0) {
     throw Error(ErrorKind::backend, "the model's graph cannot be run from layer " + std::to_string(layer) +
@@ -195,14 +211,15 @@ Trace Model::advance(const Trace& trace, int layer, int until, Monitor& monitor)
 }
 
 std::map<std::string, Activations> Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
-                                                      bool process_output, Monitor& monitor) {
+                                                      bool process_output, bool sums_on_device,
+                                                      Monitor& monitor) {
   const AbortGuard guard;
   decoder_.reset();  // two contexts at once would double the memory
   last_logits_ = nullptr;
   // As many chunks together as upstream's tool takes: its sums are float32, and their order decides the
   // digits.
   const int64_t n_seq = std::min(n_chunks, std::max<int64_t>(1, imatrix_batch / n_ctx));
-  ActivationCollector collector(process_output);
+  ActivationCollector collector(process_output, sums_on_device);
   Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, {}, ActivationCollector::on_node, &collector);
   monitor.set_total(static_cast<uint64_t>(n_chunks));
   for (int64_t i = 0; i < n_chunks; i += n_seq) {

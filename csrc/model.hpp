@@ -69,6 +69,8 @@ struct Activations {
   std::vector<int64_t> counts;     // n_slices: tokens seen
 };
 
+class LogitScorer;
+
 // Not thread safe: one call at a time.
 class Model {
  public:
@@ -80,6 +82,8 @@ class Model {
   const llama_vocab* vocab() const;
   const llama_model* handle() const { return model_.get(); }
   int64_t n_vocab() const;
+  // The device whose memory holds the weights that logits are computed with; empty for the host's.
+  std::string logits_device() const;
 
   // Token ids of UTF-8 text, as upstream's common_tokenize.
   std::vector<int32_t> tokenize(const std::string& text, bool add_special, bool parse_special) const;
@@ -87,21 +91,23 @@ class Model {
 
   // Runs one sequence of n tokens from an empty cache and writes the logits of positions first..last-1
   // (last - first rows of n_vocab floats) to out, unless that is null. n must not exceed n_ctx of the largest
-  // call so far or a new context is made. Throws backend, cancelled.
-  void logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, Monitor& monitor);
+  // call so far or a new context is made. With a scorer, they go there and nowhere else. Throws backend,
+  // cancelled.
+  void logits(const int32_t* tokens, int64_t n, int64_t first, int64_t last, float* out, LogitScorer* scorer,
+              Monitor& monitor);
   // The rows of the last evaluation where llama.cpp keeps them, until the next one; null if there are none.
   const float* last_logits() const { return last_logits_; }
   int64_t n_last_logits() const { return n_last_logits_; }
 
   // The same, keeping the hidden states that enter these layers, so that resume() can start there.
   Trace trace(const int32_t* tokens, int64_t n, int64_t first, int64_t last, const std::vector<int>& layers,
-              float* out, Monitor& monitor);
+              float* out, LogitScorer* scorer, Monitor& monitor);
   // Logits of the trace's tokens with what is swapped in now, computed from `layer` on: the bits of a whole
   // pass, as long as no layer reads what an earlier one left elsewhere than in its output. Where the graph
   // cannot be cut there, or a swapped tensor is read before, the whole pass is made. Returns whether it was
   // cut.
   // is_own: the trace was computed with what is swapped in now, so that this may also be read before.
-  bool resume(const Trace& trace, int layer, bool is_own, float* out, Monitor& monitor);
+  bool resume(const Trace& trace, int layer, bool is_own, float* out, LogitScorer* scorer, Monitor& monitor);
 
   // The states that enter layer `until` with what is swapped in now, computed from `layer` on (0: from the
   // tokens) and no further, so that one layer's weights after the other are needed in memory. Throws backend
@@ -110,8 +116,9 @@ class Model {
 
   // Runs chunks of n_ctx tokens each and sums the squared activations entering every weight that upstream's
   // imatrix tool collects (blk.*, experts), and with process_output the head's, also where it is tied.
+  // Sums of what lies on a device are taken there, in its order; sums_on_device: wherever it lies.
   std::map<std::string, Activations> activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
-                                                 bool process_output, Monitor& monitor);
+                                                 bool process_output, bool sums_on_device, Monitor& monitor);
 
   // Encodes the tensor's original weights as type. Throws as quantize() does.
   std::shared_ptr<Variant> encode(const std::string& name, ggml_type type, const float* imatrix,

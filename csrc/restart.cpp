@@ -93,7 +93,7 @@ GraphTap::GraphTap(std::set<int>& named) : named_(&named) { active_tap = this; }
 
 GraphTap::~GraphTap() { active_tap = nullptr; }
 
-bool GraphTap::on_node(ggml_tensor* node, bool ask, void* /*user_data*/) {
+bool GraphTap::on_node(ggml_tensor* node, bool ask) {
   GraphTap* tap = active_tap;
   if (tap == nullptr || tap->kept_ == nullptr) {
     return !ask;
@@ -220,32 +220,3 @@ std::set<int> restart_layers(const std::vector<std::string>& paths) {
 }
 
 }  // namespace mqn
-
-#ifdef MQNATIVE_CAN_RESTART
-// The linker sends llama.cpp's own calls of these two methods here (--wrap); both have C++ linkage names, and
-// an object pointer is passed like a first argument.
-struct llama_model;
-struct llama_ubatch;
-struct llm_graph_params;
-class llm_graph_result;
-
-extern "C" {
-// llama_model::build_graph(const llm_graph_params&) const
-ggml_cgraph* __real__ZNK11llama_model11build_graphERK16llm_graph_params(const llama_model*,
-                                                                        const llm_graph_params*);
-ggml_cgraph* __wrap__ZNK11llama_model11build_graphERK16llm_graph_params(const llama_model* model,
-                                                                        const llm_graph_params* params) {
-  ggml_cgraph* graph = __real__ZNK11llama_model11build_graphERK16llm_graph_params(model, params);
-  mqn::GraphTap::on_graph(graph);
-  return graph;
-}
-
-// llm_graph_result::set_inputs(const llama_ubatch*)
-void __real__ZN16llm_graph_result10set_inputsEPK12llama_ubatch(llm_graph_result*, const llama_ubatch*);
-void __wrap__ZN16llm_graph_result10set_inputsEPK12llama_ubatch(llm_graph_result* result,
-                                                               const llama_ubatch* ubatch) {
-  __real__ZN16llm_graph_result10set_inputsEPK12llama_ubatch(result, ubatch);
-  mqn::GraphTap::on_inputs();
-}
-}
-#endif

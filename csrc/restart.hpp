@@ -52,8 +52,8 @@ class GraphTap {
   // Whether every graph so far was cut.
   bool restarted() const { return n_cut_ > 0 && n_cut_ == n_graphs_; }
 
-  // The evaluation callback of a context: asks for the outputs of layers while a tap keeps states.
-  static bool on_node(ggml_tensor* node, bool ask, void* user_data);
+  // For the evaluation callback: asks for the outputs of layers while a tap keeps states.
+  static bool on_node(ggml_tensor* node, bool ask);
   // Called around the model's graph: after it is built, and after its inputs are set.
   static void on_graph(ggml_cgraph* graph);
   static void on_inputs();

@@ -51,6 +51,7 @@ def pytest_report_header() -> list[str]:
         f"mqnative {info['version']}, llama.cpp {info['upstream_commit']}, isa {info['isa']}, "
         f"{info['compiler']} {info['build_type']}",
         f"{UPSTREAM_BIN_VARIABLE}: {tools}",
+        f"GPUs: {', '.join(GPUS) or 'none'}",
     ]
 
 
@@ -70,6 +71,33 @@ def upstream_bin() -> Path:
     if not (folder / "llama-quantize").is_file():
         pytest.fail(f"{UPSTREAM_BIN_VARIABLE}={folder} holds no llama-quantize")
     return folder
+
+
+def gpu_names() -> list[str]:
+    """The GPUs of this build on this machine."""
+    from mqnative.core.info import devices
+
+    try:
+        return [d.name for d in devices() if d.kind in ("gpu", "igpu")]
+    except MissingCoreError:
+        return []
+
+
+GPUS = gpu_names()
+
+
+@pytest.fixture(scope="session", params=["cpu", "planned", *GPUS])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a model computes: main memory, memory that only its device may touch, and every GPU there is."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session", params=GPUS or [None])
+def gpu(request: pytest.FixtureRequest) -> str:
+    """Every GPU there is."""
+    if request.param is None:
+        pytest.skip("no GPU, or a build without a back end for it: this can only be seen on one")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

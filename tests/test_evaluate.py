@@ -19,7 +19,8 @@ from mqnative.core.model import Model
 from mqnative.errors import NonFiniteError, ShapeError, TextError
 from mqnative.measure.corpus import Corpus, cut, read_corpus, read_text
 from mqnative.measure.evaluate import Evaluation, evaluate, summarize
-from mqnative.measure.scores import TokenScores, joined, score_chunk, score_chunks
+from mqnative.measure.scores import TokenScores, joined, score_chunk
+from mqnative.measure.scoring import score_chunks
 from mqnative.measure.uncertainty import Estimate, Resamples, estimate, mean_estimate, verdict
 from tiny_models import TinyModels
 

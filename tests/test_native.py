@@ -11,14 +11,18 @@ import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import mqnative
+from mqnative.app.doctor import doctor
+from mqnative.core import info as info_module
 from mqnative.core import native
-from mqnative.core.info import build_info, devices
+from mqnative.core.info import Backend, backends, build_info, devices
 from mqnative.core.model import Model
 from mqnative.core.presets import upstream_quantize
 from mqnative.errors import MissingCoreError, MQNativeError, UnsupportedTypeError
@@ -83,6 +87,31 @@ def test_a_package_that_was_never_built_says_how_to_build_it(monkeypatch: pytest
     assert isinstance(caught.value.__cause__, ImportError)
 
 
+def test_a_cuda_build_without_cudas_libraries_names_them_and_their_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(name: str) -> ModuleType:
+        if name == "mqnative._build_config":
+            return SimpleNamespace(ISA="", CUDA="13.0.88")  # type: ignore[return-value]
+        raise ImportError("libcublas.so.13: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(native.importlib, "import_module", refuse)
+    with pytest.raises(MissingCoreError) as caught:
+        load_core()
+    message = caught.value.message
+    assert "libcublas.so.13 is not found" in message
+    assert "pip install 'nvidia-cuda-runtime==13.*' 'nvidia-cublas==13.*'" in message
+    assert isinstance(caught.value.__cause__, ImportError)
+
+
+def test_what_the_loader_says_decides_the_advice() -> None:
+    older = native.missing_library("libcudart.so.12: cannot open shared object file", "12.4.1")
+    assert "'nvidia-cuda-runtime-cu12==12.*' 'nvidia-cublas-cu12==12.*'" in older
+    other = native.missing_library("libm.so.6: version `GLIBC_2.99' not found", "13.0.88")
+    assert "GLIBC_2.99" in other
+    assert "nvidia" not in other
+
+
 def test_the_formats_can_be_imported_without_the_compiled_module() -> None:
     script = """
 import sys
@@ -113,13 +142,15 @@ def test_the_core_names_version_commit_compiler_and_isa() -> None:
     info = native.core().build_info()
     assert set(info) == {
         "version", "upstream_commit", "llama_cpp_version", "ggml_version", "compiler", "build_type", "isa",
+        "cuda",
     }  # fmt: skip
     assert info["version"] == version("mqnative") == mqnative.__version__
     assert info["upstream_commit"] == pinned_commit()
     assert info["isa"] == importlib.import_module("mqnative._build_config").ISA
     assert re.fullmatch(r"\S+ \d+(\.\d+)+", info["compiler"])
     assert re.match(r"\d+\.\d+", info["ggml_version"])
-    assert all(info.values())
+    assert all(value for key, value in info.items() if key != "cuda")
+    assert info["cuda"] == importlib.import_module("mqnative._build_config").CUDA
 
 
 def test_build_info_adds_the_machine() -> None:
@@ -128,6 +159,35 @@ def test_build_info_adds_the_machine() -> None:
     assert info["n_threads"] == native.usable_cpus() >= 1
     assert "CPU" in info["features"]
     assert [d["name"] for d in info["devices"]] == [d.name for d in devices()]
+
+
+def test_every_back_end_has_a_device_or_says_why_not() -> None:
+    info = build_info()
+    found = {b["name"]: b for b in info["backends"]}
+    assert found["CPU"] == {"name": "CPU", "n_devices": 1, "trouble": None}
+    assert ("CUDA" in found) == bool(info["cuda"])
+    for backend in info["backends"]:
+        assert (backend["trouble"] is None) == (backend["n_devices"] > 0)
+
+
+def test_a_back_end_without_a_device_says_why_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
+    fake = SimpleNamespace(startup_errors=lambda: said, backends=lambda: [("CUDA", 0), ("CPU", 1)])
+    monkeypatch.setattr(info_module, "core", lambda: fake)
+    assert backends() == (Backend("CUDA", 0, said), Backend("CPU", 1))
+
+
+def test_doctor_tells_of_a_back_end_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = build_info() | {
+        "backends": [{"name": "CUDA", "n_devices": 0, "trouble": "no driver"}],
+        "cuda": "13.0",
+    }
+    monkeypatch.setattr(info_module, "build_info", lambda: told)
+    result = CliRunner().invoke(doctor)
+    assert result.exit_code == 0
+    assert "This build has CUDA, but this machine no device for it: no driver." in " ".join(
+        result.output.split()
+    )
 
 
 def test_the_processor_is_a_device_that_multiplies_with_every_type_it_can_write() -> None:

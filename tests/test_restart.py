@@ -21,6 +21,7 @@ from mqnative.formats.gguf import GGUFFile, MetaValue
 from mqnative.measure.corpus import Corpus, read_corpus
 from mqnative.measure.mixes import ChunkResult, VariantPool, score_mixes, tiles
 from mqnative.measure.restart import Restarts, first_layer, spread
+from mqnative.measure.scoring import HostScoring
 from tiny_models import TinyModels, write_model
 
 N_CTX = 64
@@ -183,25 +184,31 @@ def test_a_spread_keeps_the_first_layer_and_no_more_than_asked(layers: set[int],
 class Leaky:
     """A model one of whose layers reads what an earlier one left: passes from it on are wrong."""
 
+    n_threads = 1
+
     def __init__(self, wrong: int, refused: int) -> None:
         self.wrong, self.refused = wrong, refused
         self.tried: list[int] = []
+        self.logits = np.ones((2, 4), np.float32)
 
-    def resume(self, trace: Any, layer: int, *, borrow: bool) -> tuple[Any, bool]:
+    def trace(self, *_: Any, **__: Any) -> tuple[Any, Any]:
+        return SimpleNamespace(layers=(2, 3, 5)), self.logits
+
+    def resume(self, _: Any, layer: int, *, borrow: bool) -> tuple[Any, bool]:
         assert borrow
         self.tried.append(layer)
-        logits = trace.reference.copy()
+        logits = self.logits.copy()
         logits[0, 0] += layer == self.wrong
         return logits, layer != self.refused
 
 
 def test_layers_that_do_not_give_the_reference_are_never_started_at() -> None:
-    leaky = Leaky(wrong=3, refused=5)
-    restarts = Restarts(leaky)  # type: ignore[arg-type]
-    reference = np.ones((2, 4), np.float32)
-    trace: Any = SimpleNamespace(layers=(2, 3, 5), reference=reference)
+    leaky: Any = Leaky(wrong=3, refused=5)
+    scoring = HostScoring(SimpleNamespace(inputs=[None], first=0, n_ctx=3))  # type: ignore[arg-type]
+    restarts = Restarts()
+    trace: Any = scoring.take_reference(leaky, 0, [2, 3, 5])
     for _ in range(2):
-        restarts.check(trace, reference)
+        restarts.check(trace, lambda layer: scoring.repeats(leaky, trace, layer))
     assert leaky.tried == [2, 3, 5]  # each once
     assert [restarts.start(trace, layer) for layer in (1, 2, 3, 4, 5, 8)] == [None, 2, 2, 2, 2, 2]
     assert restarts.usable([0, 1, 2, 3, 5, 5, 7]) == [1, 2, 7]

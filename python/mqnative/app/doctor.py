@@ -28,6 +28,12 @@ def doctor(as_json: bool) -> None:
     out.print()
     for device in info["devices"]:
         out.print(facts_table(f"device {device['name']}", _device_facts(device)))
+    for backend in info["backends"]:
+        if not backend["n_devices"]:
+            out.print(
+                f"\nThis build has {backend['name']}, but this machine no device for it: "
+                f"{backend['trouble']}.\nEverything works on the processor."
+            )
     if info["cpu_unused"]:
         out.print(
             f"\nThis processor also has {', '.join(info['cpu_unused'])}, "
@@ -42,6 +48,7 @@ def _build_facts(info: dict[str, Any]) -> dict[str, object]:
         "llama.cpp": f"{info['upstream_commit']} ({info['llama_cpp_version']}), ggml {info['ggml_version']}",
         "compiler": f"{info['compiler']}, {info['build_type']}",
         "ISA": " ".join(info["isa"]),
+        "CUDA": info["cuda"] or "not in this build",
         "features": info["features"],
         "python": f"{info['python']} on {info['platform']}",
         "threads": info["n_threads"],

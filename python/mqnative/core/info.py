@@ -48,6 +48,30 @@ class Device:
     matmul_types: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Backend:
+    """A library of devices that this build holds.
+
+    Attributes:
+        name: CPU, CUDA, ...
+        n_devices: how many of its devices this machine has.
+        trouble: why there is none, in its own words; None with one.
+    """
+
+    name: str
+    n_devices: int
+    trouble: str | None = None
+
+
+def backends() -> tuple[Backend, ...]:
+    """Every library of devices of this build, also those that find none on this machine."""
+    said = core().startup_errors()
+    return tuple(
+        Backend(name, n, None if n else said or "it found none and gave no reason")
+        for name, n in core().backends()
+    )
+
+
 def devices() -> tuple[Device, ...]:
     """Every device of this build on this machine."""
     names = types_by_id()
@@ -100,5 +124,6 @@ def build_info() -> dict[str, Any]:
     info["platform"] = platform.platform()
     info["cpu_unused"] = [] if "NATIVE" in info["isa"] else sorted(cpu_flags() & set(_OPTIONAL))
     info["n_threads"] = usable_cpus()
+    info["backends"] = [asdict(b) for b in backends()]
     info["devices"] = [asdict(d) for d in devices()]
     return info

@@ -196,6 +196,11 @@ class Model:
         return self._open
 
     @property
+    def logits_device(self) -> str:
+        """The device in whose memory logits are computed and can be scored; empty for main memory."""
+        return str(self._handle.logits_device()) if core().has_graph_hooks else ""
+
+    @property
     def tensors(self) -> tuple[LoadedTensor, ...]:
         """Every tensor as the model computes with it now, swaps included."""
         return tuple(
@@ -325,24 +330,31 @@ class Model:
         return out
 
     def activations(
-        self, chunks: Tokens, *, process_output: bool = True, monitor: Monitor = NULL_MONITOR
+        self,
+        chunks: Tokens,
+        *,
+        process_output: bool = True,
+        sums_on_device: bool = False,
+        monitor: Monitor = NULL_MONITOR,
     ) -> dict[str, ActivationSums]:
         """Sums of squared activations at every weight's input: the makings of an imatrix.
 
         Args:
             chunks: int32, shape (n_chunks, n_ctx); each is evaluated from an empty cache.
             process_output: also the head's input, which upstream's tool leaves out by default.
+            sums_on_device: sum up as for activations on a device also what lies in main memory.
             monitor: told the chunks done.
 
         Raises:
             NonFiniteError: an activation is NaN or infinite; the tensor is named.
             BackendError, OperationCancelled: as `logits`.
 
-        Source: tools/imatrix/imatrix.cpp, collect_imatrix, with its float32 sums in its order.
+        Source: tools/imatrix/imatrix.cpp, collect_imatrix, with its float32 sums in its order; on a device in
+        the device's.
         """
         monitor.start("imatrix", len(chunks), "chunks")
         sums = self._handle.activations(
-            np.ascontiguousarray(chunks, np.int32), process_output, progress(monitor)
+            np.ascontiguousarray(chunks, np.int32), process_output, progress(monitor), sums_on_device
         )
         monitor.finish()
         forward_log()

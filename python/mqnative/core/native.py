@@ -56,7 +56,8 @@ def core() -> ModuleType:
     """The compiled module ``mqnative._core``.
 
     Raises:
-        MissingCoreError: it was never built, or this processor cannot run it.
+        MissingCoreError: it was never built, this processor cannot run it, or a library that it was built
+            with is not on this machine.
     """
     try:
         config = importlib.import_module("mqnative._build_config")
@@ -69,7 +70,32 @@ def core() -> ModuleType:
             f"this build uses {' '.join(missing)}, which this processor lacks: build it here with "
             "`pip install . -C cmake.define.GGML_NATIVE=ON`"
         )
-    return importlib.import_module("mqnative._core")
+    try:
+        return importlib.import_module("mqnative._core")
+    except ImportError as error:
+        raise MissingCoreError(missing_library(str(error), getattr(config, "CUDA", ""))) from error
+
+
+def missing_library(said: str, cuda: str) -> str:
+    """What to do about a compiled module that the system's loader refuses.
+
+    Args:
+        said: the loader's words.
+        cuda: the version of CUDA that the module was built with; empty without.
+    """
+    name = said.partition(": ")[0]
+    if cuda and name.startswith(("libcudart", "libcublas")):
+        major = cuda.partition(".")[0]
+        suffix = "" if int(major) >= 13 else f"-cu{major}"
+        packages = " ".join(f"'nvidia-{part}{suffix}=={major}.*'" for part in ("cuda-runtime", "cublas"))
+        return (
+            f"this build computes with CUDA {cuda}, and its library {name} is not found: "
+            f"`pip install {packages}`, or put the CUDA toolkit's folder of libraries on LD_LIBRARY_PATH"
+        )
+    return (
+        f"the compiled module cannot be loaded ({said}): build it on this machine with `pip install .` "
+        "in the source folder"
+    )
 
 
 def forward_log() -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mqnative.errors import BackendError
 from mqnative.measure.corpus import Corpus
-from mqnative.measure.scores import Reference, chunk_logits, score_chunk
+from mqnative.measure.scoring import scoring_for
 from mqnative.measure.study import Study
 
 _VERSION = 1
@@ -81,27 +81,27 @@ def _measured(
     study: Study, corpus: Corpus, pairs: list[CachePair]
 ) -> Mapping[CachePair, npt.NDArray[np.float64] | None]:
     started = time.monotonic()
-    model, n_threads = study.model, study.n_threads
+    model = study.model
+    scoring = scoring_for(corpus, model)
     klds: dict[CachePair, list[float] | None] = {pair: [] for pair in pairs}
     study.monitor.start("KV caches", corpus.n_chunks * len(pairs), "passes")
     done = 0
     try:
         for chunk in range(corpus.n_chunks):
             model.set_cache(*PLAIN)
-            reference = Reference.of(chunk_logits(model, corpus, chunk), n_threads)
+            scoring.take_reference(model, chunk)
             for pair in pairs:
                 rows = klds[pair]
                 if rows is None:
                     continue
                 try:
                     model.set_cache(*pair)
-                    logits = chunk_logits(model, corpus, chunk)
+                    scores = scoring.score(model, chunk)
                 except BackendError:
                     if chunk:
                         raise
                     klds[pair] = None  # heads that its blocks do not fill, or no flash attention
                     continue
-                scores = score_chunk(logits, corpus, chunk, reference, n_threads=n_threads)
                 assert scores.kld is not None
                 rows.append(float(scores.kld.mean()))
                 done += 1

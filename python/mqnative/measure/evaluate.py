@@ -15,7 +15,8 @@ from mqnative.core.model import Model
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.measure import compat_stats
 from mqnative.measure.corpus import Corpus
-from mqnative.measure.scores import Mode, TokenScores, joined, score_chunks
+from mqnative.measure.scores import Mode, TokenScores, joined
+from mqnative.measure.scoring import score_chunks
 from mqnative.measure.uncertainty import Estimate, Resamples, mean_estimate
 
 _PERCENTILES = (90.0, 95.0, 99.0, 99.9)

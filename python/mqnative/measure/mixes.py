@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from mqnative.core.model import LoadedTensor, Logits, Model, Variant
+from mqnative.core.model import LoadedTensor, Model, Variant
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.tied import EMBEDDING, HEAD, is_tied, stored_name
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.restart import Restarts, first_layer, spread
-from mqnative.measure.scores import Reference, TokenScores, chunk_logits, score_chunk
+from mqnative.measure.scores import TokenScores
+from mqnative.measure.scoring import scoring_for
 from mqnative.source.encoded import EncodedTensors, worth_keeping
 
 Importances = Mapping[str, npt.NDArray[np.float32] | None]
@@ -118,6 +120,7 @@ def score_mixes(
     mixes: Mapping[str, Mix],
     *,
     memory_bytes: int | None = None,
+    on_device: bool | None = None,
 ) -> Iterator[ChunkResult]:
     """Score mixes on chunks against the model's original weights.
 
@@ -129,6 +132,7 @@ def score_mixes(
         mixes: name -> {tensor: type}.
         memory_bytes: for variants and hidden states together; with less than all need, the text is run over
             once more for every group of mixes that fits.
+        on_device: as for `scoring_for`.
 
     Yields:
         One result at a time; the caller may stop between them, and the model is restored.
@@ -136,7 +140,7 @@ def score_mixes(
     Raises:
         as `Model.encode`, `Model.logits` and `score_chunk`.
     """
-    scorer = _Scorer(model, pool, corpus, mixes, memory_bytes)
+    scorer = _Scorer(model, pool, corpus, mixes, memory_bytes, on_device)
     asked = {name for names in wanted.values() for name in names}
     for_variants = None if memory_bytes is None else int(memory_bytes * (1 - _STATES_SHARE))
     groups = tiles(pool, {name: mix for name, mix in mixes.items() if name in asked}, for_variants)
@@ -158,37 +162,32 @@ class _Scorer:
         corpus: Corpus,
         mixes: Mapping[str, Mix],
         memory_bytes: int | None,
+        on_device: bool | None,
     ) -> None:
-        self._model, self._pool, self._corpus, self._mixes = model, pool, corpus, mixes
-        self._restarts = Restarts(model)
+        self._model, self._pool, self._mixes = model, pool, mixes
+        self._scoring = scoring_for(corpus, model, on_device=on_device)
+        self._restarts = Restarts()
         self._starts = {
             name: first_layer(pool.changed(mix), model.vocab.n_layer) for name, mix in mixes.items()
         }
         layer_bytes = corpus.n_ctx * model.vocab.n_embd * 4
         allowed = None if memory_bytes is None else int(memory_bytes * _STATES_SHARE) // layer_bytes
         self._n_layers_kept = model.vocab.n_layer if allowed is None else allowed
-        self._reference: Logits = np.empty((corpus.n_scored, model.vocab.n_vocab), np.float32)
 
     def score(self, chunk: int, names: Sequence[str]) -> Iterator[ChunkResult]:
         """Score these mixes on one chunk."""
         if not names:
             return
-        model, corpus = self._model, self._corpus
+        model, scoring = self._model, self._scoring
         layers = spread(self._restarts.usable(self._starts[name] for name in names), self._n_layers_kept)
-        trace, _ = model.trace(
-            corpus.inputs[chunk], layers, first=corpus.first, last=corpus.n_ctx - 1, out=self._reference
-        )
-        self._restarts.check(trace, self._reference)
-        reference = Reference.of(self._reference, model.n_threads)
+        trace = scoring.take_reference(model, chunk, layers)
+        assert trace is not None
+        self._restarts.check(trace, partial(scoring.repeats, model, trace))
         for name in names:
             start = self._restarts.start(trace, self._starts[name])
             model.swap(*self._pool.variants(self._mixes[name]))
             try:
-                if start is None:
-                    logits = chunk_logits(model, corpus, chunk, borrow=True)
-                else:
-                    logits, _ = model.resume(trace, start, borrow=True)
+                scores = scoring.score(model, chunk, trace, start)
             finally:
                 model.restore()
-            scores = score_chunk(logits, corpus, chunk, reference, n_threads=model.n_threads)
             yield ChunkResult(name, chunk, scores)

@@ -8,11 +8,9 @@ first chunk, with nothing swapped, for every layer that is used: an identity swa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-import numpy as np
-
-from mqnative.core.model import Logits, Model, Trace
+from mqnative.core.model import Trace
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _HEAD = ("output.", "output_norm.")
@@ -46,25 +44,23 @@ def spread(layers: Iterable[int], limit: int) -> list[int]:
 class Restarts:
     """Which layers passes of one model may start at, as far as they were tried."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._exact: dict[int, bool] = {}
 
     def usable(self, layers: Iterable[int]) -> list[int]:
         """Those that were not found inexact."""
         return [layer for layer in sorted(set(layers)) if layer > 0 and self._exact.get(layer, True)]
 
-    def check(self, trace: Trace, reference: Logits) -> None:
+    def check(self, trace: Trace, repeats: Callable[[int], bool]) -> None:
         """Try every layer of the trace that was not tried yet; nothing may be swapped in.
 
         Args:
-            trace: what `Model.trace` returned.
-            reference: its logits.
+            trace: of the reference.
+            repeats: whether a pass from this layer on gives the reference's bits.
         """
         for layer in trace.layers:
             if layer not in self._exact:
-                found, restarted = self._model.resume(trace, layer, borrow=True)
-                self._exact[layer] = restarted and np.array_equal(found, reference)
+                self._exact[layer] = repeats(layer)
 
     def start(self, trace: Trace, layer: int) -> int | None:
         """The last exact layer of the trace that is not after ``layer``; None: the whole model."""

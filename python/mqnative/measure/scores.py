@@ -6,7 +6,6 @@ reference is stored in 16 bits and clipped at 16 nats; for numbers that can be p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.core.model import Logits, Model
-from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core
 from mqnative.errors import NonFiniteError, ShapeError
 from mqnative.measure.corpus import Corpus
@@ -110,7 +108,7 @@ def score_chunk(
             nll = native.score_exact(logits, targets, None, None, None, n_threads)[0]
         else:
             nll = native.score_compat_nll(logits, targets, n_threads)
-        return _checked(TokenScores(nll[None], mode=mode), chunk)
+        return checked(TokenScores(nll[None], mode=mode), chunk)
     if mode == "exact":
         ref = reference if isinstance(reference, Reference) else Reference.of(rows, n_threads)
         nll, nll_ref, kld, p_diff, same = native.score_exact(
@@ -119,35 +117,7 @@ def score_chunk(
     else:
         nll, nll_ref, kld, p_diff, same = native.score_compat(logits, targets, rows, n_threads)
     nll, nll_ref, kld, p_diff = (a.astype(np.float64)[None] for a in (nll, nll_ref, kld, p_diff))
-    return _checked(TokenScores(nll, nll_ref, kld, p_diff, same.astype(bool)[None], mode), chunk)
-
-
-def score_chunks(
-    model: Model,
-    corpus: Corpus,
-    reference: Model | None = None,
-    *,
-    mode: Mode = "exact",
-    monitor: Monitor = NULL_MONITOR,
-) -> Iterator[TokenScores]:
-    """Score chunk after chunk; memory stays at one chunk's logits, nothing is written to disk.
-
-    Yields:
-        The scores of one chunk, in order; the caller may stop at any time.
-
-    Raises:
-        as `score_chunk` and `Model.logits`.
-    """
-    for chunk in range(corpus.n_chunks):
-        logits = chunk_logits(model, corpus, chunk, borrow=True)
-        # The same model may be its own reference, and has one buffer.
-        ref = (
-            None
-            if reference is None
-            else chunk_logits(reference, corpus, chunk, borrow=reference is not model)
-        )
-        yield score_chunk(logits, corpus, chunk, ref, mode=mode, n_threads=model.n_threads)
-        monitor.update(chunk + 1)
+    return checked(TokenScores(nll, nll_ref, kld, p_diff, same.astype(bool)[None], mode), chunk)
 
 
 def joined(parts: list[TokenScores]) -> TokenScores:
@@ -170,7 +140,8 @@ def joined(parts: list[TokenScores]) -> TokenScores:
     )
 
 
-def _checked(scores: TokenScores, chunk: int) -> TokenScores:
+def checked(scores: TokenScores, chunk: int) -> TokenScores:
+    """The scores, unless one is NaN: then NonFiniteError."""
     bad = ~np.isfinite(scores.nll)
     for figures in (scores.nll_ref, scores.kld):
         if figures is not None:

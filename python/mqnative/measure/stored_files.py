@@ -15,7 +15,8 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.measure.corpus import Corpus, require_same_vocabulary
 from mqnative.measure.mixes import ChunkResult
 from mqnative.measure.score_rows import ScoreRows, token_scores
-from mqnative.measure.scores import Reference, TokenScores, chunk_logits, score_chunk
+from mqnative.measure.scores import TokenScores
+from mqnative.measure.scoring import scoring_for
 from mqnative.measure.study import Study, identity_of
 
 
@@ -74,10 +75,8 @@ def _load(study: Study, path: Path) -> Model:
 def _score(
     reference: Model, candidates: Mapping[str, Model], corpus: Corpus, wanted: Mapping[int, Sequence[str]]
 ) -> Iterator[ChunkResult]:
+    scoring = scoring_for(corpus, reference, *candidates.values())
     for chunk, names in wanted.items():
-        rows = chunk_logits(reference, corpus, chunk, borrow=True)
-        of_reference = Reference.of(rows, reference.n_threads)
+        scoring.take_reference(reference, chunk)
         for name in names:
-            logits = chunk_logits(candidates[name], corpus, chunk, borrow=True)
-            scores = score_chunk(logits, corpus, chunk, of_reference, n_threads=reference.n_threads)
-            yield ChunkResult(name, chunk, scores)
+            yield ChunkResult(name, chunk, scoring.score(candidates[name], chunk))

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mqnative.core.info import memory_limit_bytes
+from mqnative.core.info import Device, devices, memory_limit_bytes
 from mqnative.core.model import Model
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, thread_count
@@ -46,7 +46,8 @@ class Compute:
 
     Attributes:
         device, n_gpu_layers, n_threads: as for `Model`. Threads do not change results.
-        memory_bytes: for variants and hidden states, besides the model; default half of the machine's.
+        memory_bytes: for variants and hidden states, besides the model; default half of the machine's,
+            or of what the devices have left.
     """
 
     device: str = "cpu"
@@ -81,18 +82,17 @@ class Study:
         self.compute = compute or Compute()
         self.n_threads = thread_count(self.compute.n_threads)
         limit = memory_limit_bytes()
-        self.memory_bytes = self.compute.memory_bytes or limit // 2
         self.monitor = monitor
         cache = EncodeCache.open(store.folder)
         self.file = GGUFFile.open(path)
         # A larger model would be read anew for every pass.
-        self.streams = self.compute.device == "cpu" and self.file.file_bytes > _RESIDENT * limit
+        self.streams = _place(self.compute) == "cpu" and self.file.file_bytes > _RESIDENT * limit
         self._model: Model | None = None
         self.identity = identity_of(store, self.file, self.n_threads)
         self.cache = EncodedTensors.of(self.file, self.identity.tensors, cache)
         # What else decides a measured number: the code that computed it.
         info = core().build_info()
-        self.build = f"{info['upstream_commit']} {info['isa']} {self.compute.device}"
+        self.build = f"{info['upstream_commit']} {info['isa']} {_place(self.compute)}"
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +121,15 @@ class Study:
             )
         return self._model
 
+    @property
+    def memory_bytes(self) -> int:
+        """For variants and hidden states, besides what is loaded now: half of what the devices have left."""
+        if self.compute.memory_bytes:
+            return self.compute.memory_bytes
+        half = memory_limit_bytes() // 2
+        used = _devices_of(self.compute)
+        return min([half, sum(d.memory_free_bytes for d in used) // 2]) if used else half
+
     def imatrix(self, corpus: Corpus) -> Imatrix:
         """The importance matrix on ``corpus``, head included."""
         inputs = {"model": self.identity.model, "corpus": corpus.content_hash(), "build": self.build}
@@ -139,6 +148,24 @@ class Study:
     def lock(self, kind: str) -> AbstractContextManager[None]:
         """Hold one kind of measurement of this model; a second process waits and finds them in the store."""
         return self.store.lock(f"{kind} {self.identity.model}")
+
+
+def _devices_of(compute: Compute) -> list[Device]:
+    """The GPUs that a study computes on."""
+    if compute.n_gpu_layers == 0 or (compute.device == "cpu" and compute.n_gpu_layers is None):
+        return []
+    wanted = None if compute.device in ("auto", "cpu") else compute.device.split(",")
+    gpus = [d for d in devices() if d.kind in ("gpu", "igpu")]
+    return [d for d in gpus if wanted is None or d.name in wanted]
+
+
+def _place(compute: Compute) -> str:
+    """Where numbers are computed, as far as it decides their digits: other devices round otherwise."""
+    used = _devices_of(compute)
+    if not used:
+        return "cpu" if compute.device == "auto" else compute.device
+    layers = "" if compute.n_gpu_layers is None else f" -ngl {compute.n_gpu_layers}"
+    return ", ".join(d.description for d in used) + layers
 
 
 def identity_of(store: Store, file: GGUFFile, n_threads: int) -> Identity:
