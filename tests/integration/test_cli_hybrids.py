@@ -303,11 +303,12 @@ def test_what_is_published_can_be_limited(
 def test_the_plan_lists_steps_and_does_nothing(tmp_path: Path) -> None:
     done = succeed("hybrids", MODEL, "--plan", "--json", env={"MQNATIVE_HOME": str(tmp_path / "home")})
     steps = {s["name"]: s for s in done.json["steps"]}
-    assert {"imatrix", "weight errors", "probes", "isolation", "baselines", "candidates", "verify"} <= set(
+    assert {"imatrix", "weight errors", "probe", "isolation", "baselines", "candidates", "verify"} <= set(
         steps
     )
-    assert all(s["n_units"] > 0 and s["unit"] for s in steps.values())
-    assert not (tmp_path / "home" / "mqnative.db").exists()
+    assert all(s["amount"] > 0 and s["unit"] and s["seconds"] > 0 for s in steps.values())
+    assert done.json["size_bytes"] > 0
+    assert succeed("jobs", "list", "--json", env={"MQNATIVE_HOME": str(tmp_path / "home")}).json["jobs"] == []
 
 
 def test_bad_input_is_named_and_refused_before_anything_is_measured(

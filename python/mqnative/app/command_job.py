@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from mqnative.app.job_request import Request
     from mqnative.jobs.runner import Runner
+    from mqnative.source.fetch import Choice
 
 _HELD = "mqnative.job"
 
@@ -83,7 +87,59 @@ class CommandJob:
         self._expect(self._runner)
         return self._runner.monitor
 
-    def _expect(self, runner: Runner) -> None:
+    def source_found(self, argument: str | Path, choice: Choice | None) -> None:
+        """The model is known, and neither fetched nor converted yet.
+
+        Args:
+            argument: as the command was given it.
+            choice: its files on the hub, if it is there.
+        """
+        from mqnative.jobs.inputs import hub_facts
+
+        if self._runner is None:
+            return
+        if choice is not None:
+            self._runner.add_input(self._parameter(argument), hub_facts(choice))
+        if self._is_planned(argument):
+            self._expect(self._runner, ask=True, choice=choice)
+
+    def reference_there(self, argument: str | Path, path: Path) -> None:
+        """The model is a GGUF on this machine.
+
+        Args:
+            argument: as the command was given it.
+            path: the file, or the first of a split one.
+        """
+        from mqnative.app.plans import machine_of_command, plan_of, until_there, with_model
+        from mqnative.jobs.inputs import input_facts
+        from mqnative.store import Store
+
+        if self._runner is None or os.fspath(argument) == str(path):
+            return
+        if self._runner.job.estimate is None and self._is_planned(argument):
+            # By the file itself it is known later which of the steps behind this were done before.
+            until_here = () if self._runner.plan is None else until_there(self._runner.plan)
+            params = with_model(self._request.kind, self._request.params, path)
+            with suppress(MQNativeError, OSError), Store.open() as store:
+                plan = plan_of(self._request.kind, params, store, besides=self._runner.job.id)
+                if plan is not None:
+                    plan = replace(plan, steps=(*until_here, *plan.steps))
+                    self._runner.expect(plan, machine_of_command(params))
+        if (facts := input_facts(path.absolute())) is not None:
+            self._runner.add_input(self._parameter(argument), facts)
+
+    def _is_planned(self, argument: str | Path) -> bool:
+        from mqnative.app.plan_files import source_of
+
+        return source_of(self._request.kind, self._request.params) == argument
+
+    def _parameter(self, argument: str | Path) -> str:
+        """The name of the parameter that has this value."""
+        values = self._request.params.items()
+        found = (n for n, v in values if v == argument or (isinstance(v, tuple) and argument in v))
+        return next(found, "model")
+
+    def _expect(self, runner: Runner, *, ask: bool = False, choice: Choice | None = None) -> None:
         """Say what the job is expected to cost, so that it can be compared with what it does cost."""
         from mqnative.app.plans import machine_of_command, plan_of
         from mqnative.store import Store
@@ -95,7 +151,8 @@ class CommandJob:
             return
         # What cannot be read now is reported by the command itself.
         with suppress(MQNativeError, OSError), Store.open() as store:
-            plan = plan_of(runner.job.kind, self._request.params, store, besides=runner.job.id)
+            kind, params = runner.job.kind, self._request.params
+            plan = plan_of(kind, params, store, ask=ask, choice=choice, besides=runner.job.id)
             if plan is not None:
                 runner.expect(plan, machine_of_command(self._request.params))
 

@@ -72,6 +72,7 @@ def convert(
         raise click.UsageError("give --output, or --dry-run to see the plan only")
     if recipe_path is None and (imatrix_path is not None or base is not None):
         raise click.UsageError("--imatrix and --base belong to a recipe; give --recipe")
+    from mqnative.app.command_job import command_job
     from mqnative.app.models import hub_access
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.jobs.convert_model import Wanted, convert_model
@@ -88,7 +89,12 @@ def convert(
         n_threads=n_threads,
     )
     with ProgressMonitor() as monitor:
-        done = convert_model(model, output, wanted, access=hub_access(), force=force, monitor=monitor)
+        job = command_job()
+        tell = None if job is None else lambda choice: job.source_found(model, choice)
+        access = hub_access()
+        done = convert_model(
+            model, output, wanted, access=access, force=force, monitor=monitor, on_found=tell
+        )
     for note in done.notes:
         click.echo(f"note: {model}: {note}", err=True)
     if as_json:

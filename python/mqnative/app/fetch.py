@@ -31,6 +31,7 @@ def fetch_command(model: str, dry_run: bool, as_json: bool) -> None:
     tokenizer and safetensors. Every file is checked against its hash. A download that broke off goes on where
     it was.
     """
+    from mqnative.app.command_job import command_job
     from mqnative.app.models import hub_access
     from mqnative.app.output import ProgressMonitor, print_json
     from mqnative.source.argument import HubModel, parse_source
@@ -46,6 +47,8 @@ def fetch_command(model: str, dry_run: bool, as_json: bool) -> None:
     with ProgressMonitor() as monitor:
         choice = choose(hub, wanted, monitor)
         plan = plan_fetch(hub, choice)
+        if (job := command_job()) is not None:
+            job.source_found(model, choice)
         fetched = None if dry_run else fetch_choice(hub, choice, monitor)
     if as_json:
         print_json(_json(choice, plan, fetched))

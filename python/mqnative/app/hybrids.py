@@ -96,7 +96,6 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     show_default=True,
     help="At most so many rounds of moves measured on each candidate that would survive.",
 )
-@click.option("--plan", is_flag=True, help="Print the steps and what they cost, and do nothing.")
 @ctx_option
 @study_options
 @force_option
@@ -121,7 +120,6 @@ def hybrids(
     select_chunks: int,
     verify_chunks: int | None,
     refine_rounds: int,
-    plan: bool,
     n_ctx: int,
     compute: Compute,
     force: bool,
@@ -135,7 +133,7 @@ def hybrids(
     """
     if calib is None and evaluation is not None:
         raise click.UsageError("--eval needs --calib; without both, the built-in texts are used")
-    if output is None and not plan:
+    if output is None:
         raise click.UsageError("give the release folder with -o")
     from mqnative.jobs.hybrids.request import PRESETS, HybridOptions
 
@@ -157,13 +155,6 @@ def hybrids(
         externals=tuple(found for text in externals for found in _external(text)),
     )
     options.check()
-    if plan:
-        from mqnative.app.hybrids_output import print_plan
-        from mqnative.app.models import local_model
-
-        print_plan(local_model(model), options, as_json=as_json)
-        return
-    assert output is not None
     _run(model, calib, evaluation, output, options, force=force, as_json=as_json)
 
 

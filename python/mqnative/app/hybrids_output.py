@@ -1,20 +1,13 @@
-"""What ``mqnative hybrids`` prints besides its tables: JSON, the call itself, the plan."""
+"""What ``mqnative hybrids`` prints besides its tables: JSON, and the call itself."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from mqnative.app.models import shown_model
-from mqnative.app.output import console, print_json
-from mqnative.formats.gguf import GGUFFile
-from mqnative.jobs.hybrids.ground import check_sizes
 from mqnative.jobs.hybrids.request import PRESETS, HybridOptions
 from mqnative.jobs.hybrids.run import Finished
-from mqnative.jobs.hybrids.steps import plan_steps
 
 
 def release_json(done: Finished, output: Path) -> dict[str, Any]:
@@ -56,20 +49,3 @@ def command_text(model: Path, calib: Path | None, evaluation: Path | None, optio
         f"--select-chunks {options.select_chunks} --refine {options.refine_rounds} -o OUT",
     ]
     return " ".join(parts)
-
-
-def print_plan(model: Path, options: HybridOptions, *, as_json: bool) -> None:
-    """Print the steps of a run on a GGUF with their units."""
-    with GGUFFile.open(model) as file:
-        check_sizes(file, options)
-        steps = plan_steps(file, options)
-    if as_json:
-        print_json({"steps": [asdict(s) for s in steps]})
-        return
-    table = Table("step", box=None)
-    table.add_column("about", justify="right")
-    table.add_column("unit")
-    table.add_column("what")
-    for s in steps:
-        table.add_row(s.name, f"{s.n_units:,.0f}", s.unit, s.says)
-    console().print(table)

@@ -103,9 +103,11 @@ class Request:
             before = store.jobs.get(job)
         if before.key == asked.key:
             return
+        # What was found on the way, such as a model on the hub, is asked for anew.
         stamps = {n: [one.get("stamp") for one in found] for n, found in before.inputs.items()}
-        changed = [n for n, found in asked.inputs.items() if [f.get("stamp") for f in found] != stamps.get(n)]
-        changed += [n for n in stamps if n not in asked.inputs]
+        given = {n: [one.get("stamp") for one in found] for n, found in asked.inputs.items()}
+        changed = [n for n, found in given.items() if found != stamps.get(n, [])[: len(found)]]
+        changed += [n for n, found in stamps.items() if n not in given and "files" not in before.inputs[n][0]]
         what = ", ".join(changed) or "its options"
         raise JobStateError(
             f"job {job} cannot go on: {what} changed since; give its command again for a new job",

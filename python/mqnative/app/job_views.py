@@ -81,8 +81,11 @@ def print_snapshot(found: Snapshot) -> None:
     }
     for name, inputs in job.inputs.items():
         for one in inputs:
-            digest = one.get("sha256") or "not hashed"
-            shown[name] = f"{one['path']}  {size_text(one['size_bytes'])}  {digest}"
+            digest = one.get("sha256") or ("" if "commit" in one else "not hashed")
+            before = f"{shown[name]}\n" if name in shown else ""
+            shown[name] = f"{before}{one['path']}  {size_text(one['size_bytes'])}  {digest}".rstrip()
+            for file in one.get("files", ()):
+                shown[name] = f"{shown[name]}\n  {file['name']}  {file['sha256'] or file['git_blob']}"
     out.print(facts_table(f"job {job.id}", shown))
     if found.steps:
         table = Table("step", box=None)

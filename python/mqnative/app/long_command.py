@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -16,24 +15,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def long_command(command: Command) -> Command:
-    """Make a command a job, with ``--plan``, ``--detach`` and ``--queue``; a line above its function.
-
-    A command that takes a ``plan`` itself has the option already, and is given it.
-    """
-    plans_itself = "plan" in inspect.signature(command).parameters
+    """Make a command a job, with ``--plan``, ``--detach`` and ``--queue``; a line above its function."""
 
     @functools.wraps(command)
     def run(*args: Any, detach: bool, queue: bool, plan: bool, **others: Any) -> Any:
         if detach + queue + plan > 1:
             raise click.UsageError("give one of --plan, --detach and --queue")
-        if plans_itself:
-            others["plan"] = plan
-        elif plan:
+        if plan:
             from mqnative.app.plan_views import show_plan
 
             show_plan(click.get_current_context(), as_json=bool(others.get("as_json")))
             return None
-        if others.get("dry_run") or plan:
+        if others.get("dry_run"):
             return command(*args, **others)
         from mqnative.app.cli import RESUMED
         from mqnative.app.command_job import CommandJob
@@ -48,11 +41,8 @@ def long_command(command: Command) -> Command:
 
     detach = click.option("--detach", is_flag=True, help="Run in the background; print the job's number.")
     queue = click.option("--queue", is_flag=True, help="Put into the queue, for `mqnative jobs run`.")
-    made = detach(queue(cast(Command, run)))
-    if plans_itself:
-        return made
-    help_text = "Print the steps, with time and bytes; run nothing."
-    return click.option("--plan", is_flag=True, help=help_text)(made)
+    plan = click.option("--plan", is_flag=True, help="Print the steps, with time and bytes; run nothing.")
+    return plan(detach(queue(cast(Command, run))))
 
 
 def put_aside(request: Request, *, queue: bool, as_json: bool) -> None:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def hub_access() -> Access:
-    """What ``--token`` and ``--offline`` of the running command say."""
+    """What ``--token`` and ``--offline`` of the running command say; outside of one: the environment."""
     from mqnative.source.hub import Access
 
-    token, offline = click.get_current_context().meta.get(HUB_META, (None, False))
+    context = click.get_current_context(silent=True)
+    token, offline = (None, False) if context is None else context.meta.get(HUB_META, (None, False))
     return Access(token, offline)
 
 
@@ -33,11 +34,16 @@ def local_model(model: str | Path) -> Path:
 
 def local_reference(model: str | Path) -> Reference:
     """The same with the projector that belongs to it, if there is one."""
+    from mqnative.app.command_job import command_job
     from mqnative.app.output import ProgressMonitor
     from mqnative.jobs.reference import find_reference
 
     with ProgressMonitor() as monitor:
-        found = find_reference(model, hub_access(), monitor)
+        job = command_job()
+        tell = None if job is None else lambda choice: job.source_found(model, choice)
+        found = find_reference(model, hub_access(), monitor, on_found=tell)
+        if job is not None:
+            job.reference_there(model, found.path)
     for note in found.notes:
         click.echo(f"note: {model}: {note}", err=True)
     return found

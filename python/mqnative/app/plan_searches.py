@@ -15,6 +15,11 @@ _NOT_DECIDING = (
     "output", "force", "as_json", "plan", "detach", "queue", "n_threads", "memory_bytes", "offline", "token",
 )  # fmt: skip
 
+_OF_HYBRIDS = (
+    "sizes", "n_ctx", "probe_chunks", "select_chunks", "verify_chunks", "refine_rounds", "spacing",
+    "collapse", "max_bytes",
+)  # fmt: skip
+
 
 def auto(params: Params, units: Units) -> Plan | None:
     """The main job."""
@@ -99,6 +104,51 @@ def solve(params: Params, units: Units) -> Plan | None:
         chunks = min(max(2, round(SHARES_ALONE["probe"] * n)), int(params.get("probe_chunks") or 16))
         steps.probes(("Q3_K",), chunks, PRECISION, text_stamps([params.get("imatrix_path")]))
     return Plan(tuple(steps.found))
+
+
+def hybrids(params: Params, units: Units) -> Plan | None:
+    """A release of mixes."""
+    from mqnative.builtin import CALIB_TEXT, EVAL_TEXT
+    from mqnative.formats.gguf import GGUFFile
+    from mqnative.jobs.candidates import default_targets
+    from mqnative.jobs.hybrids.ground import check_sizes
+    from mqnative.jobs.hybrids.request import PRESETS, External, HybridOptions
+    from mqnative.jobs.hybrids.steps import plan_steps
+
+    calib, evaluation = params.get("calib"), params.get("evaluation")
+    texts = (CALIB_TEXT, EVAL_TEXT) if calib is None else (calib, evaluation)
+    steps = steps_of(params, units, texts=texts)
+    if steps is None:
+        return None
+    options = HybridOptions(
+        presets=params["presets"] or PRESETS,
+        externals=tuple(External(Path(text), text) for text in params["externals"]),
+        targets=params["types"],
+        providers=tuple(p.upper() for p in params["providers"]),
+        **{name: params[name] for name in _OF_HYBRIDS},
+    )
+    options.check()
+    with GGUFFile.open(params["model"]) as file:
+        check_sizes(file, options)
+        found = plan_steps(file, options)
+    deciding = {k: v for k, v in params.items() if k not in _NOT_DECIDING}
+    steps.load()
+    for step in found:
+        if step.unit == "pairs":
+            steps.sweep(options.targets or default_targets(), None)
+        elif step.unit == "bytes":
+            n_files = step.n_units / (0.5 * steps.model.file_bytes)
+            seconds = n_files * steps.encoding() + step.n_units * units.byte_s
+            steps.add(
+                step.name,
+                int(n_files * steps.model.n_weights),
+                "weights",
+                seconds,
+                size_bytes=int(step.n_units),
+            )
+        else:
+            steps.add(step.name, round(step.n_units), step.unit, steps.passes(step.n_units), kept=deciding)
+    return Plan(tuple(steps.found), tuple(f"{step.name}: {step.says}" for step in found))
 
 
 def clone(params: Params, units: Units) -> Plan | None:

@@ -23,7 +23,8 @@ def show_plan(context: click.Context, *, as_json: bool) -> None:
     """Print what the command of a context is going to do; nothing of it is run.
 
     Raises:
-        JobError: no plan can be made, since the model is not on this machine.
+        JobError: nobody can tell what it takes.
+        Any error of reading the model's header, here or on the hub.
     """
     from mqnative.app.output import print_json
 
@@ -39,16 +40,19 @@ def required_plan(kind: str, params: Mapping[str, Any]) -> Plan:
     """The plan of a command; units that are not known yet are measured now, for about a second.
 
     Raises:
-        JobError: no plan can be made, since the model is not on this machine.
+        JobError: nobody can tell what it takes.
+        Any error of reading the model's header, here or on the hub.
     """
     from mqnative.app.plans import plan_of
     from mqnative.errors import JobError
     from mqnative.store import Store
 
     with Store.open() as store:
-        plan = plan_of(kind, params, store, measure=True)
+        plan = plan_of(kind, params, store, measure=True, ask=True)
     if plan is None:
-        raise JobError(f"no plan for this {kind} before its model is a GGUF on this machine; fetch it first")
+        raise JobError(
+            f"nobody can tell what this {kind} takes; run it with --detach and look at it as it goes"
+        )
     return plan
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from mqnative.formats.manifest import Manifest
 
 
 def rebuild(
@@ -44,10 +48,7 @@ def rebuild(
     from mqnative.store.encode_cache import EncodeCache
 
     manifest = read_manifest(manifest_path)
-    model = model or find_beside(manifest_path, [manifest.source.file])
-    if model is None:
-        wanted = manifest.source.file or "the model it was made of"
-        raise click.UsageError(f"give MODEL: {wanted} lies neither beside the manifest nor here")
+    model = model_of(manifest_path, manifest, model)
     if imatrix_path is None and manifest.imatrix is not None:
         imatrix_path = find_beside(manifest_path, [manifest.imatrix.file, manifest.imatrix.name])
     model = local_model(model)
@@ -84,3 +85,18 @@ def rebuild(
         print_json(found | {"sha256": manifest.model_sha256 or None, "parent_manifest": str(manifest_path)})
     else:
         print_plan(inputs.plan, written, reused=reused)
+
+
+def model_of(manifest_path: Path, manifest: Manifest, model: Path | None) -> Path:
+    """The MODEL that was given, or the one that lies where the manifest does.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from mqnative.build.rebuild import find_beside
+
+    found = model or find_beside(manifest_path, [manifest.source.file])
+    if found is None:
+        wanted = manifest.source.file or "the model it was made of"
+        raise click.UsageError(f"give MODEL: {wanted} lies neither beside the manifest nor here")
+    return found

@@ -17,7 +17,7 @@ from mqnative.formats.imatrix import Imatrix, read_imatrix
 from mqnative.formats.recipe import read_recipe
 from mqnative.jobs.conversions import Converted, recall, record
 from mqnative.jobs.convert import Conversion, run_conversion
-from mqnative.jobs.hub_model import fetch_model, outlined_checkpoint
+from mqnative.jobs.hub_model import OnFound, fetch_model, outlined_checkpoint
 from mqnative.jobs.reference import convert_mmproj, source_key
 from mqnative.source.argument import FolderPath, HubModel, parse_source
 from mqnative.source.converter_tree import require_architecture
@@ -67,6 +67,7 @@ def convert_model(
     access: Access | None = None,
     force: bool = False,
     monitor: Monitor = NULL_MONITOR,
+    on_found: OnFound | None = None,
 ) -> Converted:
     """Convert a model.
 
@@ -77,6 +78,7 @@ def convert_model(
         access: token and whether there is a network.
         force: replace a file that was made otherwise.
         monitor: told every step.
+        on_found: called once when it is known what is to be fetched or converted, before that begins.
 
     Raises:
         SourceError: it is a GGUF already, or not whole.
@@ -89,7 +91,7 @@ def convert_model(
     imatrix = None if wanted.imatrix is None else read_imatrix(wanted.imatrix)
     if output is not None:
         check_output(output, force=True)
-    with _opened(argument, access, monitor, headers_only=wanted.dry_run) as model:
+    with _opened(argument, access, monitor, on_found, headers_only=wanted.dry_run) as model:
         return _convert(model, output, wanted, imatrix, force=force, monitor=monitor)
 
 
@@ -132,7 +134,12 @@ def _convert(
 
 @contextmanager
 def _opened(
-    argument: str | Path, access: Access | None, monitor: Monitor, *, headers_only: bool
+    argument: str | Path,
+    access: Access | None,
+    monitor: Monitor,
+    on_found: OnFound | None,
+    *,
+    headers_only: bool,
 ) -> Iterator[CheckpointFolder]:
     """The checkpoint that an argument names; of the hub's with holes for weights, if these play no part."""
     source = parse_source(argument)
@@ -143,13 +150,15 @@ def _opened(
             with tempfile.TemporaryDirectory(prefix="mqnative-") as place:
                 yield outlined_checkpoint(hub, choice, Path(place), monitor)
             return
-    yield _checkpoint(argument, access, monitor)
+    yield _checkpoint(argument, access, monitor, on_found)
 
 
-def _checkpoint(argument: str | Path, access: Access | None, monitor: Monitor) -> CheckpointFolder:
+def _checkpoint(
+    argument: str | Path, access: Access | None, monitor: Monitor, on_found: OnFound | None
+) -> CheckpointFolder:
     source = parse_source(argument)
     if isinstance(source, HubModel):
-        found = fetch_model(source, Hub(access), monitor)
+        found = fetch_model(source, Hub(access), monitor, on_found)
         if isinstance(found, CheckpointFolder):
             return found
         raise _is_gguf(found.path)
@@ -157,7 +166,10 @@ def _checkpoint(argument: str | Path, access: Access | None, monitor: Monitor) -
         selection = select_in_folder(source.path)
         if selection.kind == "gguf":
             raise _is_gguf(source.path / selection.weights[0].name)
-        return open_checkpoint(source.path, selection)
+        opened = open_checkpoint(source.path, selection)
+        if on_found is not None:
+            on_found(None)
+        return opened
     if source.path.exists():
         raise _is_gguf(source.path)
     raise SourceError(

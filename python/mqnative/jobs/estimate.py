@@ -104,7 +104,9 @@ def priced(plan: Plan, costs: Mapping[str, float], kept: Mapping[str, float], *,
 
 def correction_names(step: Planned) -> tuple[str, ...]:
     """Under which names the correction of a step is known, the best one first."""
-    return f"step {step.name} of {step.model}", f"step {step.name}"
+    # Downloads are called after what they fetch; one network brings them all.
+    kind = step.name.removesuffix(f" {step.model}")
+    return tuple(dict.fromkeys((f"step {step.name} of {step.model}", f"step {step.name}", f"step {kind}")))
 
 
 def kept_shares(store: Store, besides: int | None = None) -> dict[str, float]:

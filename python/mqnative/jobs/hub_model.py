@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,20 @@ from mqnative.source.local import CheckpointFolder, Reference, direct, link, ope
 from mqnative.source.outline import outline_gguf
 from mqnative.store.paths import home
 
+# Told what was found, and of the hub's models which files make it.
+OnFound = Callable[[Choice | None], None]
 
-def fetch_model(model: HubModel, hub: Hub, monitor: Monitor = NULL_MONITOR) -> Reference | CheckpointFolder:
+
+def fetch_model(
+    model: HubModel, hub: Hub, monitor: Monitor = NULL_MONITOR, on_found: OnFound | None = None
+) -> Reference | CheckpointFolder:
     """Have a repository's model on this machine; what cannot be converted is refused before its weights come.
+
+    Args:
+        model: which.
+        hub: where it is.
+        monitor: told the bytes.
+        on_found: called once it is known what will be fetched.
 
     Raises:
         as `find_reference`.
@@ -33,15 +45,28 @@ def fetch_model(model: HubModel, hub: Hub, monitor: Monitor = NULL_MONITOR) -> R
     if choice.selection.kind == "gguf":
         if model.file is None:
             _require_unquantized(hub, choice)
+        if on_found is not None:
+            on_found(choice)
         fetched = fetch_choice(hub, choice, monitor)
         found = direct(fetched.folder, choice.selection.weights, choice.selection.mmproj)
         return replace(found, origin=origin)
     _require_convertible(hub, choice, monitor)
+    if on_found is not None:
+        on_found(choice)
     fetched = fetch_choice(hub, choice, monitor)
-    opened = open_checkpoint(fetched.folder, choice.selection, model.name)
+    return replace(checkpoint_of(choice, fetched.folder), origin=origin)
+
+
+def checkpoint_of(choice: Choice, folder: Path) -> CheckpointFolder:
+    """A checkpoint of the hub whose files are all in ``folder``.
+
+    Raises:
+        as `mqnative.source.local.open_checkpoint`.
+    """
+    opened = open_checkpoint(folder, choice.selection, choice.repository.model.name)
     # Of the hub's files the names of the contents are known, which say more than dates.
     etags = {f.name: f for f in choice.files}
-    return replace(opened, files=tuple(etags.get(f.name, f) for f in opened.files), origin=origin)
+    return replace(opened, files=tuple(etags.get(f.name, f) for f in opened.files))
 
 
 def outlined_checkpoint(

@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, thread_count
@@ -15,6 +15,9 @@ from mqnative.errors import MQNativeError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.measure.study import identity_of
 from mqnative.store import Store
+
+if TYPE_CHECKING:
+    from mqnative.source.fetch import Choice
 
 _KEY_VERSION = 1
 _MAGIC = b"GGUF"
@@ -44,6 +47,25 @@ def input_facts(path: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     return {"path": str(path), "size_bytes": size, "sha256": digest, "stamp": stamp}
+
+
+def hub_facts(choice: Choice) -> dict[str, Any]:
+    """A model on the hub as an input: the commit, and each file with the hash that the hub states.
+
+    Of large files that is the SHA-256 of their bytes, which a download is checked against; of small ones
+    the hub has a git blob's.
+    """
+    repository = choice.repository
+    return {
+        "path": f"{repository.model.repo}@{repository.commit}",
+        "size_bytes": sum(f.size for f in choice.files),
+        "sha256": None,
+        "commit": repository.commit,
+        "files": [
+            {"name": f.name, "size_bytes": f.size, "sha256": f.sha256, "git_blob": f.git_oid}
+            for f in choice.files
+        ],
+    }
 
 
 def hashed(store: Store, inputs: Mapping[str, Any], monitor: Monitor = NULL_MONITOR) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mqnative.core.native import core
 from mqnative.errors import ConversionError
 from mqnative.formats.atomic import write_text_atomic
 from mqnative.jobs.convert import Conversion, run_conversion
-from mqnative.jobs.hub_model import fetch_model
+from mqnative.jobs.hub_model import OnFound, fetch_model
 from mqnative.source.argument import FolderPath, GGUFPath, parse_source
 from mqnative.source.converter_tree import mmproj_architecture, require_architecture, require_packages
 from mqnative.source.hub import Access, Hub
@@ -40,7 +40,11 @@ _VERSION = 1
 
 
 def find_reference(
-    argument: str | Path, access: Access | None = None, monitor: Monitor = NULL_MONITOR
+    argument: str | Path,
+    access: Access | None = None,
+    monitor: Monitor = NULL_MONITOR,
+    *,
+    on_found: OnFound | None = None,
 ) -> Reference:
     """Have the model that ``argument`` names as a GGUF on this machine.
 
@@ -48,6 +52,7 @@ def find_reference(
         argument: a GGUF, a folder, or a hub id.
         access: token and whether there is a network.
         monitor: told every step.
+        on_found: called once when it is known what is to be fetched or converted, before that begins.
 
     Raises:
         SourceError, HubError, SafetensorsError: it cannot be had, or is not whole.
@@ -61,8 +66,11 @@ def find_reference(
         selection = select_in_folder(source.path)
         if selection.kind == "gguf":
             return direct(source.path, selection.weights, selection.mmproj)
-        return converted(open_checkpoint(source.path, selection), monitor)
-    found = fetch_model(source, Hub(access), monitor)
+        opened = open_checkpoint(source.path, selection)
+        if on_found is not None:
+            on_found(None)
+        return converted(opened, monitor)
+    found = fetch_model(source, Hub(access), monitor, on_found)
     return found if isinstance(found, Reference) else converted(found, monitor)
 
 
@@ -75,7 +83,7 @@ def converted(model: CheckpointFolder, monitor: Monitor = NULL_MONITOR) -> Refer
     require_architecture(model.config, model.name)
     outtype = reference_type(model.checkpoint.tensors.values())
     key = source_key(model, outtype=outtype)
-    folder = made_folder(home() / _FOLDER / key[:24])
+    folder = made_folder(_folder_of(key))
     with named_lock(home(), f"reference {key}"):
         kept = _recall(folder, key)
         if kept is not None:
@@ -92,6 +100,12 @@ def converted(model: CheckpointFolder, monitor: Monitor = NULL_MONITOR) -> Refer
         found = Reference(output, mmproj, tuple(notes), model.origin)
         _record(folder, key, found)
         return found
+
+
+def kept_reference(model: CheckpointFolder) -> Reference | None:
+    """The reference GGUF of a checkpoint, if it was made before."""
+    key = source_key(model, outtype=reference_type(model.checkpoint.tensors.values()))
+    return _recall(_folder_of(key), key)
 
 
 def convert_mmproj(
@@ -130,6 +144,10 @@ def source_key(model: CheckpointFolder, **options: Any) -> str:
         "options": options,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _folder_of(key: str) -> Path:
+    return home() / _FOLDER / key[:24]
 
 
 def _stamp(path: Path) -> str:

@@ -105,6 +105,7 @@ class Runner:
         self._wish: str | None = None
         self._plan: Plan | None = None
         self._machine = ""
+        self._inputs: dict[str, Any] = dict(asked.inputs)
         self.job: Job
         self.monitor: JobMonitor
 
@@ -124,11 +125,26 @@ class Runner:
         self._recorder.__enter__()
         return self
 
+    @property
+    def plan(self) -> Plan | None:
+        """What is expected of the job."""
+        return self._plan
+
     def hash_inputs(self) -> None:
         """Write down what the job reads, by hash: models are read once, and remembered."""
         with suppress(StoreError):
-            found = hashed(self._store, self._asked.inputs, self.monitor)
-            self._store.jobs.describe(self.job.id, inputs=found)
+            self._inputs = hashed(self._store, self._inputs, self.monitor)
+            self._store.jobs.describe(self.job.id, inputs=self._inputs)
+
+    def add_input(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write down what the job reads besides, such as a model that its command has fetched.
+
+        Args:
+            name: the parameter that led to it.
+            facts: as `mqnative.jobs.inputs` finds them.
+        """
+        self._inputs = {**self._inputs, name: [*self._inputs.get(name, ()), facts]}
+        self.hash_inputs()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

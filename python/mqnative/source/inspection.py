@@ -17,7 +17,7 @@ from mqnative.source.argument import HubModel
 from mqnative.source.checkpoint import Checkpoint, Reader, folder_reader, hub_reader, read_checkpoint
 from mqnative.source.converter_tree import gguf_architecture, require_architecture
 from mqnative.source.download import download
-from mqnative.source.fetch import list_repository
+from mqnative.source.fetch import Choice, list_repository
 from mqnative.source.hub import Hub, Repository
 from mqnative.source.hub_cache import is_cached, snapshot
 from mqnative.source.hyperparameters import hyperparameters
@@ -62,14 +62,24 @@ class Inspection:
 
 
 @contextmanager
-def inspect_hub(model: HubModel, hub: Hub, monitor: Monitor = NULL_MONITOR) -> Iterator[Inspection]:
+def inspect_hub(
+    model: HubModel, hub: Hub, monitor: Monitor = NULL_MONITOR, *, choice: Choice | None = None
+) -> Iterator[Inspection]:
     """Look at a repository; of its weights only headers are read.
+
+    Args:
+        model: which.
+        hub: where it is.
+        monitor: told the bytes of configuration.
+        choice: what was found there already, which is not asked for again.
 
     Raises:
         HubError, SourceError, SafetensorsError, GGUFError: it cannot be had, holds no model, or is damaged.
     """
-    repository = list_repository(hub, model)
-    selection = select_files(repository.files, model.repo, wanted=model.file)
+    if choice is None:
+        repository = list_repository(hub, model)
+        choice = Choice(repository, select_files(repository.files, model.repo, wanted=model.file))
+    repository, selection = choice.repository, choice.selection
     small = [f for f in selection.others if f.name in _SMALL]
     folder = (
         snapshot(hub, model, repository.commit) if hub.offline else download(hub, repository, small, monitor)
@@ -81,7 +91,7 @@ def inspect_hub(model: HubModel, hub: Hub, monitor: Monitor = NULL_MONITOR) -> I
             outline = outline_gguf(selection.weights, read, Path(scratch))
             yield Inspection(str(model), selection, outline, repository)
         else:
-            yield _of_checkpoint(str(model), selection, folder, read, Path(scratch), repository)
+            yield _of_checkpoint(str(model), selection, folder, read, Path(scratch), choice)
 
 
 @contextmanager
@@ -105,12 +115,14 @@ def _of_checkpoint(
     folder: Path,
     read: Reader,
     scratch: Path,
-    repository: Repository | None = None,
+    choice: Choice | None = None,
 ) -> Inspection:
     config = read_config((folder / CONFIG).read_bytes(), where)
     index = folder / INDEX
     indexed = any(f.name == INDEX for f in selection.others)
-    checkpoint = read_checkpoint(selection, index.read_bytes() if indexed else None, read, where)
+    checkpoint = None if choice is None else choice.checkpoint
+    if checkpoint is None:
+        checkpoint = read_checkpoint(selection, index.read_bytes() if indexed else None, read, where)
     selection = Selection(selection.kind, checkpoint.files, selection.others)
     outline, prediction, notes, convertible = None, None, [], True
     try:
@@ -124,7 +136,7 @@ def _of_checkpoint(
         where,
         selection,
         outline,
-        repository,
+        None if choice is None else choice.repository,
         config,
         _optional(folder / _TOKENIZER),
         _optional(folder / "generation_config.json"),

@@ -65,7 +65,7 @@ def plan_steps(file: GGUFFile, options: HybridOptions) -> list[PlannedStep]:
         ),
         PlannedStep("weight errors", len(tensors) * len(targets), "pairs", "every tensor at every type"),
         PlannedStep(
-            "probes",
+            "probe",
             probes * options.probe_chunks * _MEAN_SHARE,
             passes,
             f"{probes} pairs of tensor and type",
