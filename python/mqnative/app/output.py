@@ -12,15 +12,6 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console, Group
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +19,7 @@ from mqnative.app.command_job import command_job
 from mqnative.core.monitor import NULL_MONITOR
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from typing_extensions import Self
 
     from mqnative.core.monitor import Monitor
@@ -102,14 +94,6 @@ def with_error(value: float, se: float, digits: int = 4) -> str:
     return f"{value:.{digits}f} ± {se:.{digits}f}"
 
 
-class _RateColumn(ProgressColumn):
-    """Units per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{_rate(speed)} {task.fields['unit']}/s")
-
-
 class ProgressMonitor:
     """Shows steps on standard error: bars on a terminal, a line now and then elsewhere.
 
@@ -164,7 +148,7 @@ class ProgressMonitor:
             rate = done / elapsed
             left = (self._total - done) / rate if rate else 0.0
             click.echo(
-                f"{self._step}: {done}/{self._total} {self._unit}, {_rate(rate)}/s, {left:.0f} s left",
+                f"{self._step}: {done}/{self._total} {self._unit}, {rate_text(rate)}/s, {left:.0f} s left",
                 err=True,
             )
 
@@ -175,23 +159,18 @@ class ProgressMonitor:
         if self._bars is not None:
             self._bars.update(self._task, completed=self._total)
         elif not self._quiet and elapsed >= _PLAIN_INTERVAL_S:
-            rate = _rate(self._total / elapsed)
+            rate = rate_text(self._total / elapsed)
             click.echo(f"{self._step}: {self._total} {self._unit} in {elapsed:.1f} s, {rate}/s", err=True)
 
 
 def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
-        refresh_per_second=10,
-    )
+    from mqnative.app.bars import bars
+
+    return bars()
 
 
-def _rate(per_second: float) -> str:
+def rate_text(per_second: float) -> str:
+    """``12.3k``, to stand before a unit and ``/s``."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if per_second >= limit:
             return f"{per_second / limit:.1f}{unit}"

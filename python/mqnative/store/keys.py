@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from mqnative.errors import NonFiniteError
 
 # Raised when canonical JSON changes: rows under old keys stay, but are not found any more.
 KEY_VERSION = 1
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 def content_key(kind: str, inputs: Mapping[str, Any]) -> str:
@@ -32,11 +34,18 @@ def content_key(kind: str, inputs: Mapping[str, Any]) -> str:
 
 def key_of(kind: str, inputs_json: str) -> str:
     """The content key of inputs that are canonical JSON already."""
+    digest = _begun(kind).copy()
+    digest.update(inputs_json.encode())
+    return str(digest.hexdigest())
+
+
+@functools.lru_cache(maxsize=64)
+def _begun(kind: str) -> Any:
+    """The hash of what stands before the inputs."""
     # An identifier holds no zero byte, so that a kind never runs into the inputs.
     if not kind.isidentifier():
         raise ValueError(f"a kind of measurement is an identifier such as probe, got {kind!r}")
-    tagged = f"mqnative {kind}/{KEY_VERSION}\0{inputs_json}"
-    return hashlib.sha256(tagged.encode()).hexdigest()
+    return hashlib.sha256(f"mqnative {kind}/{KEY_VERSION}\0".encode())
 
 
 def canonical_json(mapping: Mapping[str, Any]) -> str:
@@ -62,7 +71,7 @@ def _check_keys(value: Any) -> None:
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"keys of a measurement are strings, got {key!r}")
-            if not isinstance(inner, (str, int, float)):
+            if type(inner) not in _PLAIN and not isinstance(inner, (str, int, float)):
                 _check_keys(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
