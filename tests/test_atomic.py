@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mqnative.errors import OutputError
-from mqnative.formats.atomic import atomic_path, write_bytes_atomic, write_text_atomic
+from mqnative.formats.atomic import atomic_path, give_name, write_bytes_atomic, write_text_atomic
 
 
 def write_half_and_raise(target: Path, exception: BaseException) -> None:
@@ -136,6 +136,49 @@ def test_a_failure_after_the_block_is_about_the_output(
         with pytest.raises(OutputError, match="Input/output error"):
             write_bytes_atomic(tmp_path / "out.bin", b"x")
     assert names(tmp_path) == []
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What reaches the system, in order: (write or sync or rename, inode)."""
+    found: list[tuple[str, int]] = []
+    fsync, replace, write = os.fsync, Path.replace, Path.write_bytes
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        found.append(("sync", os.fstat(descriptor).st_ino))
+
+    def noted_replace(source: Path, target: Path) -> Path:
+        found.append(("rename", source.stat().st_ino))
+        return replace(source, target)
+
+    def noted_write(path: Path, data: bytes) -> int:
+        size = write(path, data)
+        found.append(("write", path.stat().st_ino))
+        return size
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    monkeypatch.setattr(Path, "write_bytes", noted_write)
+    return found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot sync a folder")
+@pytest.mark.parametrize("how", ["atomic", "named"])
+def test_a_power_cut_finds_the_bytes_before_the_name_and_the_name_before_the_next_step(
+    tmp_path: Path, calls: list[tuple[str, int]], how: str
+) -> None:
+    target = tmp_path / "out.bin"
+    target.touch()
+    if how == "atomic":
+        write_bytes_atomic(target, b"data")
+    else:
+        part = tmp_path / "out.part"
+        part.write_bytes(b"data")
+        give_name(part, target)
+    file, folder = target.stat().st_ino, tmp_path.stat().st_ino
+    assert calls == [("write", file), ("sync", file), ("rename", file), ("sync", folder)]
+    assert target.read_bytes() == b"data"
 
 
 def test_an_error_about_another_file_passes_through(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from mqnative.jobs.recorder import Recorder
 from mqnative.jobs.runner import Asked, Runner
 from mqnative.jobs.secrets import HIDDEN, redacted, redacted_values
 from mqnative.store import Store
-from mqnative.store.job_rows import Job
+from mqnative.store.job_rows import Job, Step
 from mqnative.store.job_tables import NEXT_STATES, STATES
 
 TOKEN = "hf_abcdefghijklmnop"
@@ -286,6 +286,25 @@ class Clock:
         return self.now
 
 
+class Clocks:
+    """The clocks of a machine: one that counts on, one on the wall, and the processor's."""
+
+    def __init__(self) -> None:
+        self.now, self.wall, self.cpu = 100.0, 1e9, 1.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.wall
+
+    def work(self, seconds: float) -> None:
+        """All of them go on."""
+        self.now += seconds
+        self.wall += seconds
+        self.cpu += seconds
+
+
 class TestProgress:
     def test_rate_and_time_left_are_those_of_the_last_minute(self) -> None:
         clock = Clock()
@@ -366,6 +385,55 @@ class TestProgress:
             jump.set()
         assert any("7200 s" in e.text for e in store.jobs.events(job.id))
         assert store.jobs.get(job.id).wall_s < 60
+
+
+class TestGaps:
+    """Time in which nothing could be done, since machine or process slept; and clocks that jump."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clocks:
+        clocks = Clocks()
+        monkeypatch.setattr("mqnative.jobs.recorder.time", clocks)
+        monkeypatch.setattr("mqnative.jobs.recorder._cpu_s", lambda: clocks.cpu)
+        return clocks
+
+    @pytest.mark.parametrize(
+        ("monotonic", "wall", "said"),
+        [
+            (3600.0, 3600.0, "the machine slept or the job was stopped for 3600 s"),  # stopped
+            (0.0, 3600.0, "the machine slept or the job was stopped for 3600 s"),  # the clock stood still
+            (0.0, -7200.0, "the clock was set back for 7200 s"),
+        ],
+    )
+    def test_rate_time_left_and_costs_stay_sane(
+        self, store: Store, clock: Clocks, monotonic: float, wall: float, said: str
+    ) -> None:
+        job = asked().job(store)
+        store.jobs.begin(job.id, 1)
+        monitor = JobMonitor(1, 1, clock.monotonic)
+        recorder = Recorder(store.folder, job.id, monitor, JobLog(store.folder / "log"), print)
+        monitor.start("probe", 100, "passes")
+        done = 0
+
+        def work(seconds: float) -> Step:
+            nonlocal done
+            for _ in range(round(2 * seconds)):
+                done += 1
+                clock.work(0.5)
+                monitor.update(done)
+                recorder._tick(store, last=False)
+            (step,) = store.jobs.steps(job.id)
+            return step
+
+        before = work(10)
+        assert (before.rate, before.eta_s) == (pytest.approx(2.0), pytest.approx(40.0))
+        clock.now += monotonic
+        clock.wall += wall
+        after = work(10)
+        assert (after.rate, after.eta_s) == (pytest.approx(2.0), pytest.approx(30.0))
+        assert after.elapsed_s == pytest.approx(20.0, abs=1.0)
+        assert store.jobs.get(job.id).wall_s == pytest.approx(20.0, abs=1.0)
+        assert [e.text for e in store.jobs.events(job.id) if e.kind == "note"] == [said]
 
 
 class TestSecrets:

@@ -166,6 +166,23 @@ def test_a_killed_job_is_seen_and_taken_over_at_once(home: Home) -> None:
     assert home.job()["state"] == "done"
 
 
+def test_a_stopped_process_keeps_its_job_and_goes_on(home: Home) -> None:
+    with started(*home.slow(), "--json", cwd=home.folder, env=home.env) as one:
+        one.wait_for(lambda: (home.folder / "home").exists() and any(map(progressed, _all(home))))
+        one.process.send_signal(signal.SIGSTOP)
+        assert home.job()["state"] == "running"
+        with started(*home.slow(), "--json", cwd=home.folder, env=home.env) as two:
+            two.wait_for(lambda: "job 1" in two.shown and "probe" in two.shown)
+            seen = home.job()
+            assert (seen["state"], seen["attempts"], seen["pid"]) == ("running", 1, one.process.pid)
+            one.process.send_signal(signal.SIGCONT)
+            ended = [one.end(), two.end()]
+    assert [e.code for e in ended] == [0, 0]
+    job = home.job()
+    assert (job["state"], job["attempts"]) == ("done", 1)
+    assert ended[0].json["probes"] == ended[1].json["probes"]
+
+
 def test_two_terminals_on_one_command_see_one_job(home: Home) -> None:
     with started(*home.slow(), cwd=home.folder, env=home.env) as one:
         one.wait_for(lambda: (home.folder / "home").exists() and any(map(progressed, _all(home))))

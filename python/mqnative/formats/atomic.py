@@ -91,6 +91,20 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def give_name(part: Path, path: Path) -> None:
+    """Let a whole file take its name in one step; a power cut cannot leave the name without the bytes.
+
+    For files that grow over several runs; all others are written through `atomic_path`.
+
+    Raises:
+        OutputError: as ``atomic_path``.
+    """
+    with output_errors(path):
+        _flush(part)
+        part.replace(path)
+    _flush_folder(path.parent)
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8 with its line ends unchanged, in one step.
 

@@ -98,10 +98,15 @@ class JobMonitor:
         with self._guard:
             self._close("stopped")
 
-    def rest(self) -> None:
-        """Time went by in which nothing could be done: the rate is taken anew."""
+    def rest(self, gap_s: float = 0.0) -> None:
+        """Time went by in which nothing could be done: the rate is taken anew.
+
+        Args:
+            gap_s: how much of it the clock has counted; it is no part of the step's time.
+        """
         with self._guard:
             if self._live is not None:
+                self._live.since = min(self._clock(), self._live.since + gap_s)
                 self._live.seen = deque([(self._clock(), self._live.step.done + self._live.done)])
 
     def changes(self) -> list[Step]:

@@ -107,7 +107,7 @@ class Recorder:
         idle = passed > _GAP_S and busy < _IDLE_SHARE * passed
         slept = passed if idle else (clock - self._clock_then) - passed
         if abs(slept) > _GAP_S:
-            self._monitor.rest()
+            self._monitor.rest(passed if idle else 0.0)
             what = "the machine slept or the job was stopped" if slept > 0 else "the clock was set back"
             self.note("note", f"{what} for {abs(slept):.0f} s")
         self._wall += 0.0 if idle else passed

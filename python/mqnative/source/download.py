@@ -18,6 +18,7 @@ from typing import Any
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.errors import HubError, OperationCancelled
+from mqnative.formats.atomic import give_name
 from mqnative.source.blob import Blob, content_hash, partial_size, receive
 from mqnative.source.hub import Hub, Repository
 from mqnative.source.hub_cache import (
@@ -183,7 +184,7 @@ class _Download:
                 file=name,
                 reason="hash",
             )
-        blob.part.replace(blob.path)
+        give_name(blob.part, blob.path)
 
     def _remember(self, revision: str) -> None:
         """Note which commit a branch stood for, so that the branch is found offline."""
