@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from mqnative.app.plan_views import compared_json, print_compared
 from mqnative.jobs.estimate import Compared, Plan, compare
 from mqnative.jobs.joblog import amount, log_path
@@ -49,19 +51,15 @@ def compared(found: Snapshot) -> list[Compared]:
 
 
 def print_list(jobs: Sequence[Job], steps: Mapping[int, Step]) -> None:
-    """Jobs as a table."""
-    from rich.table import Table
-
-    from mqnative.app.output import console
-
-    table = Table("job", "state", box=None)
-    table.add_column("time", justify="right")
-    for title in ("command", "at"):
-        table.add_column(title, overflow="fold")
+    """Jobs as a table, without the library for tables: it takes longer to import than the rest."""
+    rows = [("job", "state", "time", "command", "at")]
     for job in jobs:
         at = str(job.error["message"]) if job.error else _at(steps.get(job.id))
-        table.add_row(str(job.id), job.state, _duration(job.wall_s), _command(job), at)
-    console().print(table)
+        rows.append((str(job.id), job.state, _duration(job.wall_s), _command(job), at))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for number, state, time, command, at in rows:
+        start = f" {number:<{widths[0]}}  {state:<{widths[1]}}  {time:>{widths[2]}}"
+        click.echo(f"{start}  {command:<{widths[3]}}  {at}".rstrip())
 
 
 def print_snapshot(found: Snapshot) -> None:

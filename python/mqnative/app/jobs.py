@@ -56,7 +56,6 @@ def jobs() -> None:
 def list_command(states: tuple[str, ...], as_json: bool) -> None:
     """List jobs, the oldest first, with how far each is."""
     from mqnative.app.job_views import listed_json, print_list
-    from mqnative.app.output import print_json
     from mqnative.jobs.look import look_after
     from mqnative.store import Store
 
@@ -64,6 +63,8 @@ def list_command(states: tuple[str, ...], as_json: bool) -> None:
         look_after(store)
         found, steps = store.jobs.all(states), store.jobs.current_steps()
     if as_json:
+        from mqnative.app.output import print_json
+
         print_json({"jobs": [listed_json(job, steps.get(job.id)) for job in found]})
     else:
         print_list(found, steps)
