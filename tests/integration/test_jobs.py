@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 
 from cli_process import Finished, mqnative, started, succeed
 from mqnative.builtin import CALIB_TEXT, MODEL
+from mqnative.jobs.look import settle
+from mqnative.store import Store
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 TOKEN = "hf_thisisnotarealtoken"
@@ -43,9 +46,19 @@ class Home:
         return succeed("jobs", *arguments, "--json", cwd=self.folder, env=self.env).json
 
     def job(self, number: int = 1) -> dict[str, Any]:
-        found = self.jobs("show", number)
-        assert isinstance(found, dict)
-        return found
+        """As `mqnative jobs show` has it, without a process for every look."""
+        with Store.open(self.folder / "home") as store:
+            found = settle(store, store.jobs.get(number))
+            steps, events = store.jobs.steps(number), store.jobs.events(number)
+        return {**asdict(found), "steps": [*map(asdict, steps)], "events": [*map(asdict, events)]}
+
+    def at_work(self) -> bool:
+        """Whether a job has measured something."""
+        if not (self.folder / "home" / "mqnative.db").exists():
+            return False
+        with Store.open(self.folder / "home") as store:
+            numbers = [job.id for job in store.jobs.all()]
+        return any(progressed(self.job(number)) for number in numbers)
 
     def slow(self) -> list[object]:
         """A command that takes some seconds, and whose rows come one after the other."""
@@ -61,7 +74,7 @@ class Home:
             if condition(found):
                 return found
             assert time.monotonic() < deadline, found
-            time.sleep(0.1)
+            time.sleep(0.05)
 
 
 @pytest.fixture
@@ -81,7 +94,7 @@ def test_a_long_command_leaves_a_job_with_steps_inputs_and_costs(home: Home) -> 
     assert home.run(*SWEEP).code == 0
     (listed,) = home.jobs("list")["jobs"]
     assert (listed["id"], listed["kind"], listed["state"]) == (1, "sweep", "done")
-    job = home.job()
+    job = home.jobs("show", 1)
     assert [(s["name"], s["state"]) for s in job["steps"]] == [("hash", "done"), ("weight errors", "done")]
     assert job["inputs"]["model"][0]["sha256"]
     assert job["versions"]["upstream_commit"]
@@ -139,7 +152,7 @@ def test_a_job_in_the_background_is_followed_paused_resumed_and_ends_as_in_the_f
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_pauses_and_the_same_command_goes_on(home: Home, number: signal.Signals) -> None:
     with started(*home.slow(), cwd=home.folder, env=home.env) as terminal:
-        terminal.wait_for(lambda: (home.folder / "home").exists() and any(map(progressed, _all(home))))
+        terminal.wait_for(home.at_work)
         ended = terminal.send(number)
     assert ended.code == 130
     assert "mqnative jobs resume 1" in ended.err
@@ -148,13 +161,9 @@ def test_a_signal_pauses_and_the_same_command_goes_on(home: Home, number: signal
     assert [(j["id"], j["state"]) for j in home.jobs("list")["jobs"]] == [(1, "done")]
 
 
-def _all(home: Home) -> list[dict[str, Any]]:
-    return [home.job(j["id"]) for j in home.jobs("list")["jobs"]]
-
-
 def test_a_killed_job_is_seen_and_taken_over_at_once(home: Home) -> None:
     with started(*home.slow(), cwd=home.folder, env=home.env) as terminal:
-        terminal.wait_for(lambda: (home.folder / "home").exists() and any(map(progressed, _all(home))))
+        terminal.wait_for(home.at_work)
         terminal.process.kill()
         terminal.process.wait()
     job = home.job()
@@ -168,7 +177,7 @@ def test_a_killed_job_is_seen_and_taken_over_at_once(home: Home) -> None:
 
 def test_a_stopped_process_keeps_its_job_and_goes_on(home: Home) -> None:
     with started(*home.slow(), "--json", cwd=home.folder, env=home.env) as one:
-        one.wait_for(lambda: (home.folder / "home").exists() and any(map(progressed, _all(home))))
+        one.wait_for(home.at_work)
         one.process.send_signal(signal.SIGSTOP)
         assert home.job()["state"] == "running"
         with started(*home.slow(), "--json", cwd=home.folder, env=home.env) as two:
@@ -185,7 +194,7 @@ def test_a_stopped_process_keeps_its_job_and_goes_on(home: Home) -> None:
 
 def test_two_terminals_on_one_command_see_one_job(home: Home) -> None:
     with started(*home.slow(), cwd=home.folder, env=home.env) as one:
-        one.wait_for(lambda: (home.folder / "home").exists() and any(map(progressed, _all(home))))
+        one.wait_for(home.at_work)
         with started(*home.slow(), "--json", cwd=home.folder, env=home.env) as two:
             two.wait_for(lambda: "job 1" in two.shown and "probe" in two.shown)
             first = one.end()
