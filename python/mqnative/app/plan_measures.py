@@ -43,7 +43,9 @@ def probe(params: Params, units: Units) -> Plan | None:
     chunks = steps.chunks([params["text"]], params["chunks"])
     steps.load()
     kept = text_stamps([params.get("imatrix_path")])
-    steps.probes(params["types"] or default_targets(), chunks, params["precision"], kept)
+    types = params["types"] or default_targets()
+    pairs = [(name, t) for name in steps.model.quantizable for t in types]
+    steps.probes(pairs, chunks, params["precision"], kept)
     return Plan(tuple(steps.found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mqnative.app.plan_steps import LINK, RIVALS, VERIFIED, Params, steps_of, target_bytes
@@ -47,6 +48,19 @@ def demo(params: Params, units: Units) -> Plan | None:
     return _whole_job(steps, merged, CALIB_TEXT, EVAL_TEXT, select_chunks=auto._DEMO_SELECT_CHUNKS)
 
 
+def _pairs(steps: Steps, params: Params) -> Sequence[tuple[str, str]]:
+    """What is probed near a budget; which types a tensor may get hardly depends on the importances."""
+    from mqnative.formats.gguf import GGUFFile
+    from mqnative.jobs.candidates import default_targets
+    from mqnative.jobs.measure_plan import anchor_for, lossless_for, plan_of_file
+
+    bpw = 8.0 * target_bytes(steps, params) / steps.model.n_weights
+    types = params.get("types") or params.get("targets") or default_targets()
+    with GGUFFile.open(params["model"]) as file:
+        lossless = lossless_for(bpw)
+        return plan_of_file(file, None, types, anchor_for(bpw), lossless=lossless, bpw=bpw).pairs
+
+
 def _whole_job(
     steps: Steps, params: Params, calib: Path, evaluation: Path | None, *, select_chunks: int | None = None
 ) -> Plan:
@@ -70,7 +84,7 @@ def _whole_job(
     steps.sweep(types, None)
     if not params.get("fast"):
         precision = params.get("precision", PRECISION)
-        steps.probes(("Q3_K",), probe_chunks, precision, None)
+        steps.probes(_pairs(steps, params), probe_chunks, precision, None)
         rounds = params.get("refine_rounds")
         if rounds is None:
             rounds = MOST_ROUNDS if params.get("like") is None else 0
@@ -102,7 +116,8 @@ def solve(params: Params, units: Units) -> Plan | None:
     steps.sweep(types, text_stamps([params.get("imatrix_path")]))
     if not params.get("fast"):
         chunks = min(max(2, round(SHARES_ALONE["probe"] * n)), int(params.get("probe_chunks") or 16))
-        steps.probes(("Q3_K",), chunks, PRECISION, text_stamps([params.get("imatrix_path")]))
+        kept = text_stamps([params.get("imatrix_path")])
+        steps.probes(_pairs(steps, params), chunks, PRECISION, kept)
     return Plan(tuple(steps.found))
 
 

@@ -91,7 +91,9 @@ def _raw_plan(
         return None
     if kind == "fetch":
         return plan_files.fetch(params, units, choice)
-    with look_ahead(model, units, hub_access(), choice) as ahead:
+    access = hub_access()
+    access = replace(access, offline=access.offline or bool(params.get("offline")))
+    with look_ahead(model, units, access, choice) as ahead:
         if kind == "convert":
             return plan_files.convert(params, units, ahead)
         if ahead.path is None:

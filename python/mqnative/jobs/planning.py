@@ -123,15 +123,22 @@ class Steps:
         weights = sum(self.model.quantizable.values())
         self.add("weight errors", weights, "weights", seconds, kept=["sweep", list(types), kept])
 
-    def probes(self, types: Sequence[str], chunks: int, precision: float, kept: Any) -> None:
-        """One tensor swapped at a time: passes from its layer on, and a whole one for each chunk."""
+    def probes(self, pairs: Sequence[tuple[str, str]], chunks: int, precision: float, kept: Any) -> None:
+        """One tensor swapped at a time: passes from its layer on, and a whole one for each chunk.
+
+        Args:
+            pairs: tensors and types.
+            chunks: of text, at most.
+            precision: as of `mqnative.measure.probes`.
+            kept: what decides the results besides.
+        """
         used = chunks if precision <= 0 else max(1, round(chunks * _CHUNKS_USED))
         n = self.model.n_layer
-        shares = [1.0 - first_layer([name], n) / (n + 1) for name in self.model.quantizable]
-        seconds = self.passes(used) * (1.0 + len(types) * sum(shares))
-        seconds += sum(self.model.quantizable.values()) * sum(self.units.encode(t) for t in types)
-        n_passes = len(self.model.quantizable) * len(types) * used
-        self.add("probe", n_passes, "passes", seconds, kept=["probe", list(types), chunks, precision, kept])
+        shares = [1.0 - first_layer([name], n) / (n + 1) for name, _ in pairs]
+        seconds = self.passes(used) * (1.0 + sum(shares))
+        seconds += sum(self.model.quantizable.get(name, 0) * self.units.encode(t) for name, t in pairs)
+        decides = ["probe", sorted(pairs), chunks, precision, kept]
+        self.add("probe", len(pairs) * used, "passes", seconds, kept=decides)
 
     def mixes(self, name: str, n_mixes: int, chunks: int, kept: Any, *, share: float = 1.0) -> None:
         """Whole mixes measured on text; ``share`` of a pass is behind their first changed layer."""
