@@ -106,9 +106,15 @@ class Place:
         return found
 
     def files(self) -> set[str]:
-        """Everything that lies about, but for locks, which stay by design."""
-        found = (p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if p.is_file())
-        return {name for name in found if not name.startswith("home/locks/")}
+        """Everything that lies about, but for locks, which stay by design, and the log that each job has.
+
+        A command that is killed between its job's end and its own is a new job when it is given again.
+        """
+        with sqlite3.connect(self.root / "home" / "mqnative.db") as db:
+            logs = {f"home/jobs/{job}.log" for (job,) in db.execute("SELECT id FROM jobs")}
+        db.close()
+        found = {p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if p.is_file()}
+        return {name for name in found - logs if not name.startswith("home/locks/")}
 
 
 def figures(said: dict[str, Any]) -> dict[str, Any]:

@@ -83,8 +83,8 @@ class CommandJob:
             self._runner = self._stack.enter_context(
                 Runner(asked, only=self._expected, on_wait=follower.show)
             )
-        self._runner.hash_inputs()
         self._expect(self._runner)
+        self._runner.hash_inputs()
         return self._runner.monitor
 
     def source_found(self, argument: str | Path, choice: Choice | None) -> None:

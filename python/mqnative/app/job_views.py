@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mqnative.app.columns import print_columns
 from mqnative.app.plan_views import compared_json, print_compared
 from mqnative.jobs.estimate import Compared, Plan, compare
 from mqnative.jobs.joblog import amount, log_path
 from mqnative.store import home
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mqnative.jobs.control import Snapshot
     from mqnative.store.job_rows import Job, Step
@@ -51,54 +52,52 @@ def compared(found: Snapshot) -> list[Compared]:
 
 
 def print_list(jobs: Sequence[Job], steps: Mapping[int, Step]) -> None:
-    """Jobs as a table, without the library for tables: it takes longer to import than the rest."""
+    """Jobs as a table."""
     rows = [("job", "state", "time", "command", "at")]
     for job in jobs:
         at = str(job.error["message"]) if job.error else _at(steps.get(job.id))
         rows.append((str(job.id), job.state, _duration(job.wall_s), _command(job), at))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    for number, state, time, command, at in rows:
-        start = f" {number:<{widths[0]}}  {state:<{widths[1]}}  {time:>{widths[2]}}"
-        click.echo(f"{start}  {command:<{widths[3]}}  {at}".rstrip())
+    print_columns(rows, right={2})
 
 
 def print_snapshot(found: Snapshot) -> None:
     """A job as tables."""
-    from rich.table import Table
-
-    from mqnative.app.output import console, facts_table, size_text
-
-    job, out = found.job, console()
-    shown: dict[str, object] = {
-        "command": _command(job),
-        "folder": job.folder,
-        "state": job.state + (f" ({job.error['message']})" if job.error else ""),
-        "created": job.created,
-        "cost": f"{_duration(job.wall_s)}, {_duration(job.cpu_s)} of processors, {job.attempts} attempts",
-        "versions": "  ".join(f"{name} {value}" for name, value in job.versions.items()),
-    }
+    job = found.job
+    click.echo(f"job {job.id}")
+    shown = [
+        ("command", _command(job)),
+        ("folder", job.folder),
+        ("state", job.state + (f" ({job.error['message']})" if job.error else "")),
+        ("created", job.created),
+        ("cost", f"{_duration(job.wall_s)}, {_duration(job.cpu_s)} of processors, {job.attempts} attempts"),
+        ("versions", "  ".join(f"{name} {value}" for name, value in job.versions.items())),
+    ]
     for name, inputs in job.inputs.items():
-        for one in inputs:
-            digest = one.get("sha256") or ("" if "commit" in one else "not hashed")
-            before = f"{shown[name]}\n" if name in shown else ""
-            shown[name] = f"{before}{one['path']}  {size_text(one['size_bytes'])}  {digest}".rstrip()
-            for file in one.get("files", ()):
-                shown[name] = f"{shown[name]}\n  {file['name']}  {file['sha256'] or file['git_blob']}"
-    out.print(facts_table(f"job {job.id}", shown))
+        lines = [line for one in inputs for line in _input(one)]
+        shown += zip((name, *[""] * (len(lines) - 1)), lines, strict=True)
+    print_columns(shown)
     if found.steps:
-        table = Table("step", box=None)
-        for title in ("done", "time", "rate", "left"):
-            table.add_column(title, justify="right")
+        rows = [("step", "done", "time", "rate", "left")]
         for step in found.steps:
             ending = " (stopped)" if step.state == "stopped" else ""
             rate = "" if step.rate is None else f"{step.rate:,.4g}/s"
             left = "" if step.eta_s is None else _duration(step.eta_s)
-            table.add_row(step.name + ending, amount(step), _duration(step.elapsed_s), rate, left)
-        out.print(table)
-    if rows := compared(found):
-        print_compared(rows)
+            rows.append((step.name + ending, amount(step), _duration(step.elapsed_s), rate, left))
+        print_columns(rows, right={1, 2, 3, 4})
+    if pairs := compared(found):
+        print_compared(pairs)
     for event in found.events:
-        out.print(f"{event.at}  {event.kind}: {event.text}")
+        click.echo(f"{event.at}  {event.kind}: {event.text}")
+
+
+def _input(one: Mapping[str, Any]) -> Iterator[str]:
+    """A file, or a model on the hub with its files."""
+    from mqnative.report.numbers import size_text
+
+    digest = one.get("sha256") or ("" if "commit" in one else "not hashed")
+    yield f"{one['path']}  {size_text(one['size_bytes'])}  {digest}".rstrip()
+    for file in one.get("files", ()):
+        yield f"  {file['name']}  {file['sha256'] or file['git_blob']}"
 
 
 def _command(job: Job) -> str:

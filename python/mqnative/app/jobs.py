@@ -76,11 +76,12 @@ def list_command(states: tuple[str, ...], as_json: bool) -> None:
 def show(job: int, as_json: bool) -> None:
     """Show a job: its steps, what it cost, what it reads, what happened."""
     from mqnative.app.job_views import print_snapshot, snapshot_json
-    from mqnative.app.output import print_json
     from mqnative.jobs import control
 
     found = control.show(job)
     if as_json:
+        from mqnative.app.output import print_json
+
         print_json(snapshot_json(found))
     else:
         print_snapshot(found)

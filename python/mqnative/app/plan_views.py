@@ -87,18 +87,15 @@ def compared_json(rows: Sequence[Compared]) -> list[dict[str, Any]]:
 
 def print_compared(rows: Sequence[Compared]) -> None:
     """The same as a table."""
-    from rich.table import Table
-
-    from mqnative.app.output import console
+    from mqnative.app.columns import print_columns
     from mqnative.report.numbers import duration
 
-    table = Table("step", box=None, title="expected and real time", title_justify="left")
-    for title in ("expected", "real"):
-        table.add_column(title, justify="right")
+    lines = [("step", "expected", "real")]
     for row in rows:
-        times = ("-" if s is None else duration(s) for s in (row.expected_s, row.actual_s))
-        table.add_row(row.name, *times)
-    expected = sum(row.expected_s or 0.0 for row in rows)
-    actual = sum(row.actual_s or 0.0 for row in rows)
-    table.add_row("in all", duration(expected), duration(actual))
-    console().print(table)
+        expected, actual = ("-" if s is None else duration(s) for s in (row.expected_s, row.actual_s))
+        lines.append((row.name, expected, actual))
+    whole = [
+        sum(times) for times in zip(*((r.expected_s or 0.0, r.actual_s or 0.0) for r in rows), strict=True)
+    ]
+    click.echo("expected and real time")
+    print_columns([*lines, ("in all", *map(duration, whole))], right={1, 2})
