@@ -146,7 +146,7 @@ def plan_table(plan: Mapping[str, Any]) -> str:
 def _counted(step: Mapping[str, Any]) -> dict[str, Any]:
     """A planned step of any command, with the same keys."""
     amount, unit = round(step.get("amount", step.get("n_units", 0))), str(step["unit"])
-    size = step.get("size_bytes") or (amount if unit == "bytes" else 0)
+    size = step.get("size_bytes", amount if unit == "bytes" else 0)
     says = str(step.get("says") or _BASES.get(str(step.get("basis")), ""))
     return {
         "name": str(step["name"]), "amount": amount, "unit": unit, "size_bytes": size, "says": says,
