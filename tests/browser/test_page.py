@@ -101,7 +101,7 @@ def test_a_file_that_is_no_recipe_is_refused(page: Page, tmp_path: Path) -> None
         ("c.yaml", b"\xff\xfe"),
     ):
         (tmp_path / name).write_bytes(content)
-        page.one('input[type="file"]').send_keys(str(tmp_path / name))
+        page.one('.files-card input[type="file"]').send_keys(str(tmp_path / name))
         page.until(lambda: page.all(".q-notification.bg-negative"), "an error")
         page.driver.execute_script("document.querySelectorAll('.q-notification').forEach(n => n.remove())")
     assert page.tile("pinned") == "0"

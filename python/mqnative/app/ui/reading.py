@@ -123,7 +123,7 @@ def files_in(path: Path) -> list[tuple[str, int]]:
     found = []
     try:
         for entry in sorted((path if path.is_dir() else path.parent).iterdir()):
-            if entry.is_file():
+            if entry.is_file() and not entry.name.startswith((".", "_")):
                 found.append((entry.name, entry.stat().st_size))
     except OSError:
         return found

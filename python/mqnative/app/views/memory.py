@@ -132,7 +132,6 @@ def memory_tile(memory: MixMemory | None) -> tuple[str, str, str] | None:
         return None
     taken, setting = memory.main, memory.setting
     where = "GPU memory" if setting.device == GPU else "memory"
-    parts = (
-        f"{size_text(taken.weights)} weights + {size_text(taken.cache)} cache + {size_text(taken.buffers)}"
-    )
+    weights, cache, buffers = map(size_text, (taken.weights, taken.cache, taken.buffers))
+    parts = f"{weights} weights + {cache} cache + {buffers} buffers"
     return f"{where}, {setting.n_ctx:,} tokens", size_text(taken.total), parts

@@ -215,6 +215,7 @@ def file_metadata(file: GGUFFile) -> dict[str, str]:
         if isinstance(known, list):
             found[plain(key)] = f"{len(known):,} values"
             continue
-        text = plain(str(known))
+        # Most files hold single precision, of which seven digits are true.
+        text = plain(f"{known:.7g}" if isinstance(known, float) else str(known))
         found[plain(key)] = text if len(text) <= _LONGEST_FACT else f"{text[:_LONGEST_FACT]}…"
     return found

@@ -24,6 +24,11 @@ from mqnative.report.summary import Report
 from mqnative.report.svg import escape
 from mqnative.report.text_tables import text_table
 
+_FRONTIER_KEY = (
+    "Band: 95 % of the prediction. Dashed: chords between presets. Large dot: your recipe. Coloured dots: "
+    "hybrids and results of runs."
+)
+
 
 def register(workspace: Workspace) -> None:
     """Make the route."""
@@ -74,7 +79,7 @@ async def _predicted(workspace: Workspace, session: Session) -> None:
             return
         wide = frontier_plot(facts, "front-wide wide-only", 860, 420)
         narrow = frontier_plot(facts, "front-narrow narrow-only", 370, 360)
-        plot.set_content(wide + narrow)
+        plot.set_content(_figure(wide + narrow, _FRONTIER_KEY))
         sentences = [placed_words(facts), *knee_sentences(facts)]
         words.set_content("".join(f"<p>{escape(typeset(s))}</p>" for s in sentences if s))
         placed.set_content(placed_table(facts))

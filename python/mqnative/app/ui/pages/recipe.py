@@ -11,14 +11,15 @@ from nicegui.events import GenericEventArguments
 from mqnative.app.ui.frame import drawn, empty, fail, frame, page, telling
 from mqnative.app.ui.grid import columns, tensor_grid
 from mqnative.app.ui.pages.memory_card import MemoryCard
-from mqnative.app.ui.pages.recipe_tools import files_card, solve_card
+from mqnative.app.ui.pages.recipe_tools import files_card, recipe_upload, solve_card
 from mqnative.app.ui.workspace import Session, Workspace, loaded
 from mqnative.app.views.curve_plot import curve_plot
-from mqnative.app.views.draft import names_matching, override, pin, take_types
+from mqnative.app.views.draft import names_matching, override, pin, take_recipe, take_types
 from mqnative.app.views.others import others_of
 from mqnative.app.views.resolve import tensor_knees
 from mqnative.app.views.structure import all_types, grid_row, grid_rows, group_names
 from mqnative.app.views.tiles import tiles
+from mqnative.formats.recipe import Recipe
 from mqnative.report.svg import escape
 
 
@@ -107,7 +108,7 @@ class _Page:
             ui.button("Let go", on_click=lambda: self._pin(False)).props("outline dense")
 
     def _compare_card(self) -> None:
-        with ui.element("section").classes("card stack"):
+        with ui.element("section").classes("card stack compare-card"):
             ui.html("<h2>Compare with</h2>", sanitize=False)
             self.others = ui.select({}, label="A preset or another mix", with_input=True).props(
                 "dense outlined clearable options-dense"
@@ -116,13 +117,18 @@ class _Page:
             ui.button("Take its types", on_click=self._take_other).props("outline dense").tooltip(
                 "The recipe becomes this mix; pins stay where the type does"
             )
+            recipe_upload("or a recipe file", self._add_other)
             self._mixes: dict[str, Mapping[str, str]] = {}
             ui.timer(0.1, self._load_others, once=True)
 
     async def _load_others(self) -> None:
         related = await loaded(self.workspace.related, self.view)
-        self._mixes = await loaded(others_of, self.view, related)
+        self._mixes = {**await loaded(others_of, self.view, related), **self._mixes}
         self.others.set_options({name: name for name in self._mixes})
+
+    def _add_other(self, name: str, recipe: Recipe) -> None:
+        self._mixes[name] = take_recipe(self.view, self.session.draft, recipe, name).types
+        self.others.set_options({known: known for known in self._mixes}, value=name)
 
     async def _names(self) -> list[str]:
         """What an edit is for: the pattern's tensors, or the group's, or the ticked rows."""

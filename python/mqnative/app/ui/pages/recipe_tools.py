@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -125,18 +126,9 @@ def files_card(workspace: Workspace, session: Session) -> None:
         names = [t.name for t in view.tensors if t.name in view.quantizable]
         return format_tensor_types(recipe(), names)
 
-    async def load(event: UploadEventArguments) -> None:
-        try:
-            text = (await event.file.read()).decode("utf-8")
-            found = parse_tensor_types(text) if event.file.name.endswith(".txt") else parse_recipe(text)
-            session.change(take_recipe(view, session.draft, found, f"loaded {event.file.name}"))
-            done(f"{event.file.name} is the recipe now")
-        except UnicodeDecodeError:
-            fail(f"{event.file.name} is not UTF-8 text; give a recipe in YAML or JSON")
-        except MQNativeError as error:
-            fail(error)
-        finally:
-            upload.reset()
+    def load(name: str, found: Recipe) -> None:
+        session.change(take_recipe(view, session.draft, found, f"loaded {name}"))
+        done(f"{name} is the recipe now")
 
     with ui.element("section").classes("card stack files-card"):
         ui.html("<h2>Load and save</h2>", sanitize=False)
@@ -151,17 +143,40 @@ def files_card(workspace: Workspace, session: Session) -> None:
             ui.button("Copy tensor types", icon="content_copy", on_click=lambda: _copy(tensor_types())).props(
                 "outline dense"
             ).tooltip("For llama-quantize --tensor-type-file")
-        upload = (
-            ui.upload(
-                label="Load YAML, JSON or tensor types (.txt)",
-                auto_upload=True,
-                max_file_size=_MOST_BYTES,
-                on_upload=load,
-                on_rejected=lambda: fail("that file is too large for a recipe"),
-            )
-            .props('accept=".yaml,.yml,.json,.txt" flat bordered')
-            .style("width: 100%")
+        recipe_upload("Load YAML, JSON or tensor types (.txt)", load)
+
+
+def recipe_upload(label: str, take: Callable[[str, Recipe], None]) -> None:
+    """A place for recipe files.
+
+    Args:
+        label: what happens to them.
+        take: given the file's name and the recipe; what it raises of the package's errors is shown.
+    """
+
+    async def load(event: UploadEventArguments) -> None:
+        name = event.file.name
+        try:
+            text = (await event.file.read()).decode("utf-8")
+            take(name, parse_tensor_types(text) if name.endswith(".txt") else parse_recipe(text))
+        except UnicodeDecodeError:
+            fail(f"{name} is not UTF-8 text; give a recipe in YAML or JSON")
+        except MQNativeError as error:
+            fail(error)
+        finally:
+            upload.reset()
+
+    upload = (
+        ui.upload(
+            label=label,
+            auto_upload=True,
+            max_file_size=_MOST_BYTES,
+            on_upload=load,
+            on_rejected=lambda: fail("that file is too large for a recipe"),
         )
+        .props('accept=".yaml,.yml,.json,.txt" flat bordered')
+        .style("width: 100%")
+    )
 
 
 def prepare_build(model: Path, recipe: Recipe) -> dict[str, str]:

@@ -47,18 +47,20 @@ async def _content(session: Session, name: str) -> None:
     tensor = view.by_name[name]
     at = known.index(name) if name in known else 0
     with ui.element("div").classes("line chooser"):
-        ui.button(icon="chevron_left", on_click=lambda: _go(view.key, known[at - 1])).props(
-            'outline dense aria-label="Previous tensor"'
-        )
-        ui.select(known, value=name, label="Tensor", with_input=True).props(
-            "dense outlined options-dense"
-        ).style("flex: 0 1 340px; min-width: 0").on_value_change(
-            lambda e: _go(view.key, e.value) if e.value else None
-        )
-        ui.button(icon="chevron_right", on_click=lambda: _go(view.key, known[(at + 1) % len(known)])).props(
-            'outline dense aria-label="Next tensor"'
-        )
+        with ui.element("div").classes("chooser-main"):
+            ui.button(icon="chevron_left", on_click=lambda: _go(view.key, known[at - 1])).props(
+                'outline dense aria-label="Previous tensor"'
+            )
+            ui.select(known, value=name, label="Tensor", with_input=True).props(
+                "dense outlined options-dense"
+            ).style("flex: 1 1 auto; min-width: 0").on_value_change(
+                lambda e: _go(view.key, e.value) if e.value else None
+            )
+            ui.button(
+                icon="chevron_right", on_click=lambda: _go(view.key, known[(at + 1) % len(known)])
+            ).props('outline dense aria-label="Next tensor"')
         ui.button("Undo", icon="undo", on_click=session.undo).props("flat dense no-caps")
+        ui.button("Redo", icon="redo", on_click=session.redo).props("flat dense no-caps")
         pinned = ui.switch("Pinned", value=name in session.draft.pins)
     summary = drawn(tiles(view, session.draft))
     if not tensor.curve:
