@@ -10,8 +10,10 @@ import pytest
 
 from mqnative import builtin
 from mqnative.app.ui.drafts import Drafts
+from mqnative.app.ui.folders import Folders
 from mqnative.app.ui.obtain import is_checkpoint
 from mqnative.app.ui.reading import read_view, related_mixes
+from mqnative.app.ui.workspace import Workspace
 from mqnative.app.views.draft import Draft, add_floor, allow, override, pin
 from mqnative.app.views.draft_file import draft_from, draft_values
 from mqnative.app.views.frontier import frontier_of
@@ -23,7 +25,7 @@ from mqnative.app.views.model_view import HASH, ModelView, view_of_release, view
 from mqnative.app.views.others import others_of
 from mqnative.app.views.structure import group_names
 from mqnative.app.views.tiles import tiles
-from mqnative.errors import FormatError
+from mqnative.errors import FormatError, SourceError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.report.folder import read_report, read_results, write_report
 from mqnative.report.frontier_plot import front_of, frontier_plot
@@ -237,3 +239,19 @@ def test_a_checkpoint_is_a_folder_with_a_config_and_no_gguf(tmp_path: Path) -> N
     (tmp_path / "model.gguf").write_text("GGUF")
     assert not is_checkpoint(tmp_path)
     assert not is_checkpoint(tmp_path / "config.json")
+
+
+def test_a_link_in_the_hubs_cache_keeps_its_name_and_may_not_lead_outside(home: Path) -> None:
+    given, outside = home / "given", home / "outside"
+    (given / "blobs").mkdir(parents=True)
+    outside.mkdir()
+    blob = given / "blobs" / "0123abcd"
+    for file in (blob, outside / "secret.gguf"):
+        file.write_bytes(builtin.MODEL.read_bytes())
+    (given / "tiny-bf16.gguf").symlink_to(blob)
+    (given / "away.gguf").symlink_to(outside / "secret.gguf")
+    workspace = Workspace(Folders([given]), home / "ui")
+    key = workspace.add(given / "tiny-bf16.gguf")
+    assert workspace.models()[key].name == "tiny-bf16.gguf"
+    with pytest.raises(SourceError, match="outside of the folders"):
+        workspace.add(given / "away.gguf")

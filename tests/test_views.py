@@ -178,6 +178,18 @@ def test_solving_again_keeps_pins_floors_and_the_budget(view: ModelView, draft: 
     assert free.damage < found.damage
 
 
+def test_the_solution_is_best_by_what_damages_add_in_the_mix(view: ModelView, draft: Draft) -> None:
+    budget = budget_of(view, "3.2 bpw")
+    coupled = replace(view, link=replace(view.link, coupling=1e4))
+    plain = replace(view, link=replace(view.link, coupling=0.0))
+    types = [{**draft.types, **solve_again(which, draft, budget).types} for which in (coupled, plain)]
+    ours, by_sum = (mix_of(coupled, found).kld for found in types)
+    assert ours is not None
+    assert by_sum is not None
+    assert ours <= by_sum
+    assert types[0] != types[1]
+
+
 def test_only_allowed_types_are_chosen_and_pins_may_have_others(view: ModelView, draft: Draft) -> None:
     changed = allow(override(view, draft, [DOWN], "Q8_0"), ["Q4_K", "Q6_K"])
     found = solve_again(view, changed, budget_of(view, "5.5"))

@@ -61,6 +61,10 @@ class Folders:
         """Whether a resolved path lies in one of the folders."""
         return any(path == root or root in path.parents for root in self.roots)
 
+    def allows(self, path: Path) -> bool:
+        """Whether a path lies in one of the folders, and what it leads to as well."""
+        return self.holds(path) and self.holds(path.resolve())
+
     def shown(self, path: Path) -> str:
         """A path as people would write it: relative to a folder where it can be."""
         for root in self.roots:

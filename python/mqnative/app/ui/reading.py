@@ -115,7 +115,7 @@ def model_in(folder: Path) -> Path:
     if len(firsts) > 1:
         names = ", ".join(p.name for p in firsts[:4])
         raise SourceError(f"{folder} holds several models ({names}); name one of them", path=str(folder))
-    return firsts[0].resolve()
+    return firsts[0]
 
 
 def files_in(path: Path) -> list[tuple[str, int]]:

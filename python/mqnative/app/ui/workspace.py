@@ -93,7 +93,7 @@ class Workspace:
             found = [Path(path) for path in paths if isinstance(path, str)]
         except (OSError, ValueError, KeyError, TypeError):
             found = []
-        return {key_of(path): path for path in found if self.folders.holds(path)}
+        return {key_of(path): path for path in found if self.folders.allows(path)}
 
     def add(self, path: Path) -> str:
         """Put a model on the page; returns its key.
@@ -101,9 +101,11 @@ class Workspace:
         Raises:
             MQNativeError: it is neither a model nor the folder of a finished run.
         """
+        # The last part stays a link: in the hub's cache its name is the file's, what it leads to is a hash.
+        path = path.parent.resolve() / path.name
         if path.is_dir():
             path = model_in(path)
-        if not self.folders.holds(path):
+        if not self.folders.allows(path):
             raise SourceError(f"{path} lies outside of the folders this page may use", path=str(path))
         read_view(path)
         known = self.models()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mqnative.app.views.model_view import ModelView, padded
 from mqnative.formats.qtypes import qtype
 from mqnative.predict.damage import Damage
-from mqnative.predict.link import Link, head_shares, total_of
+from mqnative.predict.link import Link, Total, head_shares, total_of
 from mqnative.report.summary import Interval, TensorRow
 
 _Z95 = 1.96
@@ -72,11 +72,25 @@ def mix_of(view: ModelView, types: Mapping[str, str]) -> Mix:
     return Mix(view.fixed_bytes + file_bytes, bpw, kld, ci95, tuple(unknown))
 
 
+def link_of(view: ModelView) -> Link:
+    """From what damages add up to, to the KLD of a mix."""
+    return Link(view.link.scale, view.link.coupling, view.link.spread)
+
+
+def total_in(view: ModelView, damages: Mapping[str, Damage]) -> Total:
+    """What the damages of a mix add up to.
+
+    Args:
+        view: the model.
+        damages: of its tensors at the types of the mix.
+    """
+    return total_of(damages, head_shares(view.by_name, view.link.of_input))
+
+
 def _kld(view: ModelView, damages: Mapping[str, Damage]) -> tuple[float, Interval]:
-    row = view.link
-    total = total_of(damages, head_shares([t.name for t in view.tensors], row.of_input))
+    row, total = view.link, total_in(view, damages)
     if total.mean <= 0:
         return 0.0, (0.0, 0.0)
-    linked = Link(row.scale, row.coupling, row.spread).apply(total)
+    linked = link_of(view).apply(total)
     mean, half = linked.mean + row.floor, _Z95 * math.sqrt(linked.variance)
     return mean, (max(0.0, mean - half), mean + half)

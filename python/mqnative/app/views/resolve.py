@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mqnative.app.views.draft import Draft, take_types
-from mqnative.app.views.mix import damage_at, legal_types, type_bytes
+from mqnative.app.views.mix import damage_at, legal_types, link_of, total_in, type_bytes
 from mqnative.app.views.model_view import ModelView, padded
 from mqnative.errors import ConstraintError, MQNativeError
 from mqnative.formats.qtypes import qtype
+from mqnative.predict.link import Total, head_shares
 from mqnative.report.summary import TensorRow
 from mqnative.solve.constraints import Constraints
 from mqnative.solve.feasible import require_fit, restricted
@@ -21,6 +22,8 @@ from mqnative.solve.solvers import Settings, solve
 
 # A page waits no longer; the mix found by then is used, with its gap.
 TIME_LIMIT_S = 10.0
+# The weights settle in two or three rounds.
+_MOST_WEIGHTS = 5
 FIRST_BUDGET = "4.5 bpw"
 _UNITS = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -31,11 +34,18 @@ _BUDGET = re.compile(r"([0-9][0-9,_']*(?:\.[0-9]+)?)\s*([a-z]*)")
 _MOST_BPW = 33.0
 
 
-def problem_of(view: ModelView) -> Problem:
-    """Every tensor with a choice; their stored type costs nothing."""
+def problem_of(view: ModelView, body_weight: float = 1.0) -> Problem:
+    """Every tensor with a choice; their stored type costs nothing.
+
+    Args:
+        view: the model.
+        body_weight: what damage counts for that is not the head's.
+    """
+    heads = head_shares(view.by_name, view.link.of_input)
     items, rest = [], view.fixed_bytes
     for tensor in view.tensors:
-        item = item_of(tensor)
+        head = heads.get(tensor.name, 0.0)
+        item = item_of(tensor, head + (1.0 - head) * body_weight)
         if item is None:
             rest += padded(type_bytes(tensor, tensor.source_type))
         else:
@@ -43,8 +53,8 @@ def problem_of(view: ModelView) -> Problem:
     return Problem(tuple(items), rest)
 
 
-def item_of(tensor: TensorRow) -> Item | None:
-    """A tensor as solvers see it; None where it has no choice."""
+def item_of(tensor: TensorRow, weight: float = 1.0) -> Item | None:
+    """A tensor as solvers see it, its damages times a weight; None where it has no choice."""
     if not any(p.legal for p in tensor.curve):
         return None
     choices = []
@@ -52,7 +62,7 @@ def item_of(tensor: TensorRow) -> Item | None:
         damage = damage_at(tensor, name)
         if damage is not None:
             size = padded(type_bytes(tensor, name))
-            choices.append(Choice(name, size, damage.mean, damage.variance))
+            choices.append(Choice(name, size, weight * damage.mean, weight**2 * damage.variance))
     importance = tensor.importance_percentile
     return Item(tensor.name, tuple(choices), None if importance is None else importance / 100.0)
 
@@ -68,13 +78,34 @@ def constraints_of(draft: Draft) -> Constraints:
 
 
 def solve_again(view: ModelView, draft: Draft, budget_bytes: int, method: str = "exact") -> Solution:
-    """The least damage within a budget, pinned tensors as they are.
+    """The least predicted KLD within a budget, pinned tensors as they are.
+
+    What the body loses is made worse by what the rest of it loses, so that the exact method solves again with
+    the body weighed as it counts in the last mix, as `mqnative.jobs.choose` does.
 
     Raises:
         ConstraintError: nothing is measured yet, or the demands contradict each other.
         InfeasibleBudgetError, InfeasibleConstraintsError: nothing fits; sizes that would are attached.
     """
-    problem = problem_of(view)
+    found = _solve_sum(view, draft, budget_bytes, method)
+    for _ in range(_MOST_WEIGHTS if method == "exact" else 0):
+        total = _total(view, found)
+        again = _solve_sum(view, draft, budget_bytes, method, link_of(view).body_weight(total))
+        if link_of(view).apply(_total(view, again)).mean >= link_of(view).apply(total).mean:
+            break
+        found = again
+    return found
+
+
+def _total(view: ModelView, found: Solution) -> Total:
+    damages = {name: damage_at(view.by_name[name], chosen) for name, chosen in found.types.items()}
+    return total_in(view, {name: damage for name, damage in damages.items() if damage is not None})
+
+
+def _solve_sum(
+    view: ModelView, draft: Draft, budget_bytes: int, method: str, body_weight: float = 1.0
+) -> Solution:
+    problem = problem_of(view, body_weight)
     if not problem.items:
         raise ConstraintError("nothing is measured yet; start a run on the Jobs page first", constraint="")
     facts = {t.name: TensorFacts(t.source_type) for t in view.tensors}

@@ -197,7 +197,7 @@ def _result(workspace: Workspace, job: Job) -> None:
         async def add() -> None:
             try:
                 path = await runner.fetched(model, home())
-                key = await loaded(workspace.add, path.resolve())
+                key = await loaded(workspace.add, path)
             except MQNativeError as error:
                 fail(error)
                 return
