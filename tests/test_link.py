@@ -66,7 +66,9 @@ def test_without_interaction_the_coupling_stays_the_usual_one() -> None:
 
 def test_a_common_factor_is_learned_in_part_and_nothing_measured_is_unsure() -> None:
     x = list(np.linspace(0.01, 0.03, 8))
-    assert 1.1 < fit_link(totals(x), [1.2 * v for v in x]).apply(Total(1.0, 0.0)).mean < 1.2
+    assert 1.01 < fit_link(totals(x), [1.05 * v for v in x]).scale < 1.05
+    # Far from the usual one the mixes have their way.
+    assert fit_link(totals(x), [0.4 * v for v in x]).scale == pytest.approx(0.4, rel=0.05)
     assert fit_link([], []) == UNFITTED
     assert fit_link(totals([0.0]), [0.1]) == UNFITTED
     assert UNFITTED.apply(Total(1.0, 0.0)).variance == pytest.approx(0.01)

@@ -24,7 +24,7 @@ _LOW_BPW, _LOW_ANCHOR, _ANCHOR = 3.0, "Q2_K", "Q3_K"
 _FAR_BPW, _FAR_ANCHOR, _FAR_GAP = 4.0, "TQ2_0", 0.4
 # The head is probed at every type so near to the budget, in bits per weight: it often loses as much as all
 # the rest, and a probe of it runs nothing but itself.
-_HEAD_REACH = 1.5
+_HEAD_REACH = 1.75
 # Above so many bits per weight, what is lost besides the weights decides, and is measured for every tensor.
 _EVERY_LOSSLESS_BPW = 6.0
 _BLOCK = re.compile(r"blk\.(\d+)\.")
