@@ -27,8 +27,10 @@ from mqnative.app.views.structure import group_names
 from mqnative.app.views.tiles import tiles
 from mqnative.errors import FormatError, SourceError
 from mqnative.formats.gguf import GGUFFile
+from mqnative.report.drawing import standalone
 from mqnative.report.folder import read_report, read_results, write_report
 from mqnative.report.frontier_plot import front_of, frontier_plot
+from mqnative.report.hybrid_plot import hybrid_plot, plot_style
 from mqnative.report.jsonform import to_json
 from mqnative.report.summary import LinkRow
 from mqnative.source.identity import Identity
@@ -155,6 +157,9 @@ def test_a_release_is_read_back_and_written_in_every_form(tmp_path: Path) -> Non
         read_report(tmp_path)
     written = write_report(found, tmp_path / "out", ("html", "md", "json", "svg"))
     assert [p.name for p in written] == ["report.html", "report.md", "report.json", "size-kld.svg"]
+    plain = standalone(hybrid_plot(found, "hybrids", 860, 480), plot_style(""))
+    assert "var(" not in plain
+    assert ".mark.hybrid{fill:#" in plain
     (tmp_path / "report.json").write_text('{"isolation": {}, "files": 3}')
     with pytest.raises(FormatError, match="no report of hybrids"):
         read_results(tmp_path)

@@ -18,11 +18,12 @@ _HALO = re.compile(r"\.label,\s*\.gaptext \{[^}]*\}")
 _PAD = 12.0
 
 
-def standalone(plot: str) -> str:
+def standalone(plot: str, style: str = "") -> str:
     """An inline plot as SVG that any program shows: light, no variables, no other file.
 
     Args:
         plot: of `mqnative.report.plots` and its like.
+        style: rules that it needs besides the reports' own.
     """
     found = _SIZES.search(plot)
     if found is None:
@@ -30,7 +31,7 @@ def standalone(plot: str) -> str:
     width, height = float(found[1]) + 2 * _PAD, float(found[2]) + 2 * _PAD
     colours = theme_colours("light")
     # Programs that do not know paint-order would draw the halo over the letters.
-    css = _HALO.sub("", _plot_css())
+    css = _HALO.sub("", _plot_css()) + style
     style = _VARIABLE.sub(lambda m: colours.get(m[1], "none"), css)
     inner = plot[plot.index(">") + 1 : plot.rindex("</svg>")]
     return (

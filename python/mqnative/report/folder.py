@@ -10,6 +10,7 @@ from mqnative.formats.atomic import write_bytes_atomic
 from mqnative.report import hybrid_pages
 from mqnative.report.drawing import report_plots, standalone, to_png
 from mqnative.report.html import to_html
+from mqnative.report.hybrid_plot import hybrid_plot, plot_style
 from mqnative.report.hybrid_plot import standalone as hybrid_drawing
 from mqnative.report.hybrid_summary import HybridReport
 from mqnative.report.jsonform import from_json, to_json
@@ -79,7 +80,7 @@ def write_report(
     files: dict[str, bytes] = {}
     for form in dict.fromkeys(formats):
         if form in ("svg", "png"):
-            for name, drawing in _drawings(found).items():
+            for name, drawing in _drawings(found, form).items():
                 files[f"{name}.{form}"] = drawing.encode() if form == "svg" else to_png(drawing)
         else:
             files[f"report.{form}"] = _text(found, form).encode()
@@ -100,10 +101,12 @@ def _text(found: Results, form: str) -> str:
     return to_html(found) if form == "html" else to_markdown(found)
 
 
-def _drawings(found: Results) -> dict[str, str]:
-    """File stem -> a drawing that stands alone."""
+def _drawings(found: Results, form: str) -> dict[str, str]:
+    """File stem -> a drawing that stands alone; of a release the one that it has, light or dark."""
     if isinstance(found, HybridReport):
-        return {Path(hybrid_pages.PLOT).stem: hybrid_drawing(found)}
+        plot = hybrid_plot(found, "hybrids", 860, 480)
+        drawing = hybrid_drawing(found) if form == "svg" else standalone(plot, plot_style(""))
+        return {Path(hybrid_pages.PLOT).stem: drawing}
     return {name: standalone(plot) for name, plot in report_plots(found).items()}
 
 

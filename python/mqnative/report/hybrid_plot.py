@@ -81,9 +81,13 @@ def standalone(report: HybridReport, width: float = 860, height: float = 480) ->
     return f'{head} xmlns="{namespace}"><style>{stylesheet()}{_STYLE}</style>{background}{rest}\n'
 
 
-def plot_style() -> str:
-    """The rules that the drawing needs in a page."""
-    return "".join(f".hybrids {rule}}}" for rule in _STYLE.split("}") if rule)
+def plot_style(of: str = ".hybrids ") -> str:
+    """The rules that the drawing needs in a page.
+
+    Args:
+        of: what they are for, as a CSS selector.
+    """
+    return "".join(f"{of}{rule}}}" for rule in _STYLE.split("}") if rule)
 
 
 def _axes(box: Box, x: Axis, y: Axis, x_name: str) -> str:

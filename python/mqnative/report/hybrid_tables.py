@@ -51,8 +51,8 @@ def headline(report: HybridReport) -> str:
         hybrids, key=lambda f: 1.0 - f.figures.kld_mean / f.below_chord.reference if f.below_chord else 0.0
     )
     said = (
-        f"{count(len(report.files), 'file')}, {len(hybrids)} of {'it' if len(report.files) == 1 else 'them'} "
-        f"hybrid, in the place of {len(replaced)} of {count(len(report.baselines), 'baseline')}."
+        f"{count(len(report.files), 'file')}, {count(len(hybrids), 'hybrid')} among them, in the place of "
+        f"{len(replaced)} of {count(len(report.baselines), 'baseline')}."
     )
     if best.below_chord is not None and best.below_chord.reference > 0:
         lower = 1.0 - best.figures.kld_mean / best.below_chord.reference
