@@ -123,6 +123,56 @@ def test_files_too_close_in_size_are_thinned_by_what_they_gain() -> None:
     assert table.removed[-1].by in ("a", "b")
 
 
+def near(
+    name: str, size: int, of: Entry, mean: float, spread: float = 0.06, seed: int = 5, **more: object
+) -> Entry:
+    """A hybrid whose KLD is on the mean ``mean`` times a baseline's, chunk by chunk more or less."""
+    own = np.random.default_rng(seed).normal(0, spread, N_CHUNKS)
+    return Entry(name, size, of.klds * (mean + own - own.mean()), False, **more)  # type: ignore[arg-type]
+
+
+def test_a_tie_of_a_baseline_s_bytes_takes_its_place_only_if_it_is_ahead_by_itself() -> None:
+    base = BASELINES[2]
+    # Others that are as undecided: the more there are, the more it takes to be beyond doubt.
+    crowd = [near(f"c{i}", 5301 + i, base, 1.0, seed=10 + i) for i in range(30)]
+    for mean, comes in ((0.975, True), (1.0, False), (1.03, False)):
+        hybrid = near("h", 5298, base, mean)
+        table = choose_survivors([*BASELINES, *crowd, hybrid])
+        names = [s.name for s in table.survivors]
+        assert ("h" in names, base.name in names) == (comes, not comes)
+        if comes:
+            found = next(s for s in table.survivors if s.name == "h")
+            assert found.reason == "REPLACES_BASELINE"
+            # Together with all others neither is beyond doubt; by itself the difference was.
+            assert found.chord is not None
+            assert found.chord.ci95[1] > 0
+            assert next(r for r in table.removed if r.name == base.name).reason == "TIE_SMALLER"
+
+
+def test_being_ahead_of_a_baseline_that_others_beat_is_no_merit() -> None:
+    poor = entry("poor", 5400, 0.02, baseline=True)
+    table = choose_survivors([*BASELINES, poor, entry("h", 5390, 0.0150)])
+    assert next(r for r in table.removed if r.name == "h").reason == "NOT_BELOW_CHORD"
+
+
+def test_a_baseline_serves_a_size_that_was_asked_for_if_no_hybrid_does_better() -> None:
+    base = BASELINES[2]
+    close = entry("close", 5450, 0.0055, baseline=True)
+    asked = near("h", 5298, base, 1.02, is_asked=True)
+    table = choose_survivors([*BASELINES, close, asked])
+    (removal,) = [r for r in table.removed if r.name == "h"]
+    assert removal.reason == "NOT_BELOW_CHORD"
+    assert removal.said.endswith("Q4_K_M serves this size")
+    # It stands for the size, and so it is not thinned out for its neighbour.
+    assert base.name in [s.name for s in table.survivors]
+
+
+def test_of_two_smallest_files_of_about_one_size_the_better_one_stays() -> None:
+    table = choose_survivors([*BASELINES, entry("a", 3500, 0.060), entry("b", 3501, 0.050)])
+    assert next(s.name for s in table.survivors) == "b"
+    assert next(r for r in table.removed if r.name == "a").reason == "SPACING"
+
+
 def test_a_size_that_was_asked_for_stays() -> None:
     asked = entry("a", 6000, 0.0030, is_asked=True)
     table = choose_survivors([*BASELINES, asked, entry("b", 6100, 0.0017)])
@@ -169,7 +219,7 @@ def test_the_table_is_a_front_with_spaces_and_every_file_is_accounted_for(
     for survivor in table.survivors:
         if not by_name[survivor.name].is_baseline:
             assert survivor.chord is not None
-            assert survivor.chord.ci95[1] < 0
+            assert survivor.chord.ci95[1] < 0 or survivor.replaced
     if most is not None:
         assert len(rows) <= most
     shuffled = list(found)

@@ -19,7 +19,7 @@ class Entry:
         size_bytes: of the whole file.
         klds: mean KLD of each chunk, float64, shape (n_chunks,), the same chunks for all entries.
         is_baseline: a preset or another's mix; hybrids are the rest.
-        is_asked: of a size that the user asked for, which spacing does not take away.
+        is_asked: of a size that the user asked for, or there for one; spacing does not take it away.
         excluded: why it may not be published, as (reason, sentence); it is compared with all the same.
     """
 

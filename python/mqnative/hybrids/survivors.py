@@ -1,9 +1,13 @@
 """Which files are worth publishing: those that nothing smaller equals, and that trade better than a line.
 
-In this order: a hybrid must be below the chord of the baselines next to it (nonlinear win); a file that a
-smaller one beats or equals goes (real dominance); a baseline with a hybrid a hair larger and clearly better
-goes (premium); files too close in size to be told apart by users are thinned out (spacing); and what is left
-is checked once more. Every comparison is paired on the same chunks.
+In this order: a hybrid must be below the chord of the baselines next to it (nonlinear win), or be ahead of
+a baseline of its bytes; a file that a smaller one beats or equals goes (real dominance); a baseline with a
+hybrid a hair larger and clearly better goes (premium); files too close in size to be told apart by users are
+thinned out (spacing); and what is left is checked once more. Every comparison is paired on the same chunks.
+
+Being ahead is less than better: the interval excludes zero by itself, though not together with all others.
+For a new size that would be too little. In a baseline's place the choice is between two files of one size,
+one of them is taken anyway, and a tie goes to the smaller one.
 """
 
 from __future__ import annotations
@@ -14,8 +18,18 @@ from dataclasses import dataclass, replace
 from mqnative.hybrids.chords import Chord, chord_at, gains
 from mqnative.hybrids.contrast import Contest, judge_together
 from mqnative.hybrids.entries import Entry, anchors_of, in_order, undominated
+from mqnative.hybrids.places import is_ahead, same_size
 from mqnative.hybrids.thinning import least_worth, too_close
-from mqnative.hybrids.verdicts import Kept, Removal, Removed, Survivor, difference_text
+from mqnative.hybrids.verdicts import (
+    Kept,
+    Removal,
+    Removed,
+    Survivor,
+    chord_text,
+    difference_text,
+    less_text,
+    listed,
+)
 from mqnative.measure.uncertainty import Estimate
 
 PREMIUM_SHARE = 0.01
@@ -27,7 +41,8 @@ class Rules:
     """How entries are judged.
 
     Attributes:
-        premium: how much larger, as a share, a hybrid may be that takes a baseline's place.
+        premium: how much larger, as a share, a hybrid may be that takes a baseline's place; files that differ
+            by no more have the same size.
         spacing: files whose sizes differ by a smaller share are too close.
         most: at most so many files; None for any number.
         original_bytes: of the unquantized model.
@@ -114,7 +129,7 @@ class _Judge:
         _, beaten = undominated(self._kept, self._contest)
         for entry, winner in beaten:
             tie = self._contest.verdict(winner.name, entry.name) == "tie"
-            less = _less(entry.size_bytes, winner.size_bytes)
+            less = less_text(entry.size_bytes, winner.size_bytes)
             lower = difference_text(self._contest.difference(entry.name, winner.name))
             said = f"{winner.name} is {'as good' if tie else 'better'} at {less}: KLD {lower} lower"
             if tie:
@@ -157,22 +172,33 @@ class _Judge:
             self._remove_for(base, winner, "NEAR_BASELINE_PREMIUM", said)
 
     def _below_chords(self) -> None:
-        for entry in [e for e in self._kept if not e.is_baseline and not e.is_asked]:
-            if self._is_below_chord(entry.name):
+        for entry in [e for e in self._kept if not e.is_baseline]:
+            if self._is_below_chord(entry.name) or is_ahead(entry, self._of_its_size(entry)):
+                continue
+            served = self._served(entry) if entry.is_asked else ""
+            if entry.is_asked and not served:
                 continue
             if entry.name not in self._chords:
                 self._remove(Removal(entry.name, "NO_CHORD", None, "there is no larger file to compare with"))
                 continue
             chord, found = self._chords[entry.name]
-            self._remove(
-                Removal(
-                    entry.name,
-                    "NOT_BELOW_CHORD",
-                    None,
-                    f"KLD minus {_chord(chord)} is {difference_text(found)}, not below it beyond doubt",
-                    found,
-                )
-            )
+            said = f"KLD minus {chord_text(chord)} is {difference_text(found)}, not below it beyond doubt"
+            self._remove(Removal(entry.name, "NOT_BELOW_CHORD", None, said + served, found))
+
+    def _of_its_size(self, entry: Entry) -> list[Entry]:
+        """The ends of chords that it may take the place of."""
+        ends = {a.name for a in self._anchors}
+        return same_size(entry, [e for e in self._kept if e.name in ends], self._rules.premium)
+
+    def _served(self, asked: Entry) -> str:
+        """Which baseline serves a size that was asked for as well, as a phrase; it is kept for that."""
+        same = self._of_its_size(asked)
+        if not same:
+            return ""
+        best = min(same, key=lambda e: (e.point.kld, e.size_bytes, e.name))
+        self._entries[best.name] = replace(best, is_asked=True)
+        self._kept = [self._entries[e.name] for e in self._kept]
+        return f"; {best.name} serves this size"
 
     def _space(self) -> None:
         while (near := too_close(self._kept, self._rules.spacing)) is not None:
@@ -217,10 +243,10 @@ class _Judge:
         reason: Kept
         if any(e.size_bytes >= entry.size_bytes for e in replaced):
             reason = "REPLACES_BASELINE"
-            said = f"in place of {_listed(names)} at no more bytes"
+            said = f"in place of {listed(names)} at no more bytes"
         elif replaced:
             reason = "NEAR_BASELINE_PREMIUM"
-            said = f"in place of {_listed(names)}, a little larger and much better"
+            said = f"in place of {listed(names)}, a little larger and much better"
         elif self._is_below_chord(entry.name):
             reason, said = "NONLINEAR_WIN", "a better trade than the files next to it"
         else:
@@ -228,7 +254,7 @@ class _Judge:
         if chord is None or found is None:
             return Survivor(entry.name, reason, names, said)
         if chord.kld > 0:
-            said += f"; {100.0 * (1.0 - entry.point.kld / chord.kld):.0f} % below {_chord(chord)}"
+            said += f"; {100.0 * (1.0 - entry.point.kld / chord.kld):.0f} % below {chord_text(chord)}"
         return Survivor(entry.name, reason, names, said, found, chord.kld, (chord.below, chord.above))
 
 
@@ -239,19 +265,3 @@ def _follow(name: str | None, removed: dict[str, Removal]) -> str | None:
         seen.add(name)
         name = removed[name].by
     return name
-
-
-def _chord(chord: Chord) -> str:
-    if chord.below == chord.above:
-        return f"that of {chord.below}, the smallest baseline"
-    return f"the chord from {chord.below} to {chord.above or 'the original'}"
-
-
-def _less(large: int, small: int) -> str:
-    if large == small:
-        return "the same bytes"
-    return f"{100.0 * (1.0 - small / large):.1f} % fewer bytes"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]

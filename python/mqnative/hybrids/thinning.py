@@ -25,13 +25,13 @@ def too_close(kept: Sequence[Entry], spacing: float) -> tuple[Entry, Entry] | No
     if not near:
         return None
     _, _, small, large = min(near, key=lambda pair: pair[:2])
-    worth = gains([e.point for e in kept])
 
-    def rank(entry: Entry) -> tuple[bool, float, float, int]:
-        # Of two ends the better one stays.
-        return entry.is_asked, worth[entry.name], -entry.point.kld, -entry.size_bytes
+    def rank(entry: Entry, other: Entry) -> tuple[bool, float, float, int]:
+        # Each as if the other were not there. Of two ends the better one stays.
+        worth = gains([e.point for e in kept if e.name != other.name])[entry.name]
+        return entry.is_asked, worth, -entry.point.kld, -entry.size_bytes
 
-    return (small, large) if rank(small) < rank(large) else (large, small)
+    return (small, large) if rank(small, large) < rank(large, small) else (large, small)
 
 
 def least_worth(kept: Sequence[Entry]) -> tuple[Entry, Entry]:

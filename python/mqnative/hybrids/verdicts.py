@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mqnative.hybrids.chords import Chord
 from mqnative.measure.uncertainty import Estimate
 
 # Why a file is in the table.
@@ -97,3 +99,22 @@ def difference_json(found: Estimate | None) -> dict[str, Any]:
 def difference_text(found: Estimate) -> str:
     """``0.00031 (0.00028 to 0.00034)``."""
     return f"{found.value:.3g} ({found.ci95[0]:.3g} to {found.ci95[1]:.3g})"
+
+
+def chord_text(chord: Chord) -> str:
+    """``the chord from Q4_K_M to Q6_K``."""
+    if chord.below == chord.above:
+        return f"that of {chord.below}, the smallest baseline"
+    return f"the chord from {chord.below} to {chord.above or 'the original'}"
+
+
+def less_text(large: int, small: int) -> str:
+    """``1.2 % fewer bytes``."""
+    if large == small:
+        return "the same bytes"
+    return f"{100.0 * (1.0 - small / large):.1f} % fewer bytes"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]

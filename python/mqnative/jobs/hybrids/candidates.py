@@ -1,12 +1,13 @@
 """Candidates: the exact solution at every size of interest, over tensors and over groups, measured in memory.
 
-Nothing is written. What a mix will lose is predicted first, from damages that the baselines put to scale.
+Nothing is written. What a mix will lose is predicted first, from damages that the baselines put to scale. Of
+the mixes that were solved for one size, and have it, only the best is a candidate: they are not rivals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,43 +19,20 @@ from mqnative.hybrids.entries import Entry, anchors_of
 from mqnative.hybrids.survivors import Rules, Table, choose_survivors
 from mqnative.hybrids.targets import GroupProblem, Target, group_problem, premium_target, targets_of
 from mqnative.jobs.hybrids.baselines import Baseline
+from mqnative.jobs.hybrids.candidate import Candidate, best_of_sizes
 from mqnative.jobs.hybrids.demands import excluded, facts_of, forbidden
 from mqnative.jobs.hybrids.ground import Ground
 from mqnative.jobs.hybrids.isolation import Isolation
 from mqnative.jobs.hybrids.links import fit_links, group_sum, is_worse
-from mqnative.jobs.hybrids.refine import Round, refined
+from mqnative.jobs.hybrids.refine import refined
 from mqnative.jobs.hybrids.solved import Level, Solved, solve_for
 from mqnative.jobs.linking import predicted_kld
 from mqnative.measure.stored_scores import mix_means
-from mqnative.predict.damage import Damage
 from mqnative.predict.link import Link
 from mqnative.solve.problem import Problem
 from mqnative.solve.restrict import restrict
 
 F64Vector = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A hybrid that was looked at.
-
-    Attributes:
-        name: until it is published: ``tensor 5342592``.
-        solved: its mix.
-        predicted: its KLD; None where a type was not measured.
-        klds: mean KLD of each select chunk; None: it was not measured.
-        patterns: group -> pattern, of those over groups.
-        rounds: of refinement.
-        said: what became of it.
-    """
-
-    name: str
-    solved: Solved
-    predicted: Damage | None
-    klds: F64Vector | None = None
-    patterns: Mapping[str, str] = field(default_factory=dict)
-    rounds: tuple[Round, ...] = ()
-    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,15 +207,18 @@ class Search:
     def _refine(self, table: Table) -> None:
         rounds = self.ground.options.refine_rounds
         names = [s.name for s in table.survivors if s.name in self._candidates]
-        names = [n for n in names if self._candidates[n].solved.level == "tensor"]
+        over_tensors = {n: self._over_tensors(self._candidates[n].solved) for n in names}
+        names = [n for n in names if over_tensors[n] is not None]
         if not rounds or not names:
             return
         with self.ground.run.step("refine", f"{len(names)} candidates, up to {rounds} rounds"):
             for name in names:
                 before = self._candidates[name]
-                better, done = refined(self.ground, before.solved, rounds)
+                start = over_tensors[name]
+                assert start is not None
+                better, done = refined(self.ground, start, rounds)
                 self._candidates[name] = replace(before, rounds=done)
-                if better is before.solved:
+                if better is start:
                     continue
                 # It was better beyond doubt, and stands in for the mix that it came from.
                 self._candidates[name] = replace(before, klds=None, rounds=done, said="refined")
@@ -246,21 +227,34 @@ class Search:
                 new = f"{name} refined"
                 self._candidates[new] = Candidate(new, better, predicted, klds, said="measured")
 
+    def _over_tensors(self, solved: Solved) -> Solved | None:
+        """A mix in the terms of the problem over tensors; None if it has types that this leaves out."""
+        if solved.level == "tensor":
+            return solved
+        damages = {i.name: {c.qtype: c.damage for c in i.choices} for i in self._problem.items}
+        if any(solved.types[name] not in by_type for name, by_type in damages.items()):
+            return None
+        total = sum(by_type[solved.types[name]] for name, by_type in damages.items())
+        return replace(solved, level="tensor", problem=self._problem, damage=total)
+
     def _entries(self, baselines: Sequence[Entry]) -> list[Entry]:
         found = list(baselines)
         seen: dict[tuple[tuple[str, str], ...], str] = {
             tuple(sorted(self.ground.whole(b.types).items())): n for n, b in self.ground.baselines.items()
         }
-        for name, c in self._candidates.items():
+        best, beaten = best_of_sizes(self._candidates, self.ground.options.premium)
+        for name, by in beaten.items():
+            said = f"measured, not as good as {by} of its size"
+            self._candidates[name] = replace(self._candidates[name], said=said)
+        for name in best:
+            c = self._candidates[name]
             key = tuple(sorted(self.ground.whole(c.solved.types).items()))
-            if c.klds is None:
-                continue
             if key in seen:
                 self._candidates[name] = replace(c, said=f"the same types as {seen[key]}")
                 continue
             seen[key] = name
-            size = c.solved.size_bytes
-            is_asked = c.solved.target.why == "asked" and c.solved.level == "tensor"
+            assert c.klds is not None
+            size, is_asked = c.solved.size_bytes, c.solved.target.why == "asked"
             found.append(
                 Entry(name, size, c.klds, False, is_asked, excluded(self.ground.options, "MQ", size))
             )

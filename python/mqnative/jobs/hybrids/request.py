@@ -18,7 +18,7 @@ from mqnative.measure.study import Compute, Study
 from mqnative.solve.constraints import NO_CONSTRAINTS, Constraints
 
 # Raised when the same request would give another answer.
-_VERSION = 1
+_VERSION = 2
 
 # Presets that people publish; those that a model does not allow are left out.
 PRESETS = (
@@ -28,7 +28,7 @@ PRESETS = (
 PROVIDERS = ("LM", "MQ", "UD", "EXT")
 PROBE_CHUNKS = 16
 PRECISION = 0.1
-SELECT_CHUNKS = 16
+SELECT_CHUNKS = 24
 REFINE_ROUNDS = 1
 
 
