@@ -167,6 +167,19 @@ def test_sizes_of_interest_are_those_of_baselines_between_them_and_asked_for() -
     assert premium_target(points[2], 0.01, 1320) is None
 
 
+def test_a_baseline_s_size_a_hair_above_one_asked_for_is_the_same() -> None:
+    points = [Point("a", 100_000, 1.0), Point("b", 200_000, 0.1)]
+    found = targets_of(points, [99_950, 199_000], spacing=0.5, least=90_000, most=300_000)
+    assert [(t.size_bytes, t.why) for t in found if t.why != "between"] == [
+        (99_950, "asked"),
+        (199_000, "asked"),
+        (200_000, "at"),
+    ]
+    # A smaller one is not: the file asked for may be larger.
+    above = targets_of(points, [100_010], spacing=0.5, least=90_000, most=300_000)
+    assert [t.why for t in above][:2] == ["at", "asked"]
+
+
 def test_passages_in_common_are_found_wherever_they_stand() -> None:
     rng = np.random.default_rng(2)
     text = rng.integers(0, 4000, (10, 512)).astype(np.int32)

@@ -169,10 +169,9 @@ def frontier(
     if as_json:
         print_json(values | {"files": [str(p) for p in outputs]})
         return
-    _print(console(), facts, model.name)
+    _print(console(), facts, name)
     if with_speed:
         print_speeds(console(), speeds)
-    _print(console(), facts, name)
 
 
 def _values(

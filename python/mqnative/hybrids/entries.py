@@ -47,8 +47,8 @@ def undominated(entries: Sequence[Entry], contest: Contest) -> tuple[list[Entry]
     kept: list[Entry] = []
     beaten = []
     for entry in sorted(entries, key=in_order):
-        # A size that was asked for is given up only for what is better.
-        enough = ("better",) if entry.is_asked else ("better", "tie")
+        # A size that a hybrid was asked for is given up only for what is better.
+        enough = ("better",) if entry.is_asked and not entry.is_baseline else ("better", "tie")
         winners = [k for k in kept if contest.verdict(k.name, entry.name) in enough]
         if winners:
             beaten.append((entry, min(winners, key=_best)))

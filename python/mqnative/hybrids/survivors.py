@@ -5,9 +5,9 @@ a baseline of its bytes; a file that a smaller one beats or equals goes (real do
 hybrid a hair larger and clearly better goes (premium); files too close in size to be told apart by users are
 thinned out (spacing); and what is left is checked once more. Every comparison is paired on the same chunks.
 
-Being ahead is less than better: the interval excludes zero by itself, though not together with all others.
-For a new size that would be too little. In a baseline's place the choice is between two files of one size,
-one of them is taken anyway, and a tie goes to the smaller one.
+Being ahead is less than better: it holds with 95 % confidence by itself, though not together with all other
+comparisons. For a new size that would be too little. In a baseline's place the choice is between two files of
+one size, one of them is taken anyway, and a tie goes to the smaller one.
 """
 
 from __future__ import annotations

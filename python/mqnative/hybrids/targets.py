@@ -13,6 +13,9 @@ from mqnative.hybrids.chords import Point
 from mqnative.hybrids.isolation import Sample
 from mqnative.solve.problem import Choice, Item, Problem, bytes_text
 
+# A baseline's size that is larger than one that was asked for by no more than this is the same.
+_SAME = 1.001
+
 Why = Literal["at", "between", "asked", "premium"]
 
 
@@ -69,7 +72,12 @@ def targets_of(
             )
         found.append(Target(size, "asked"))
     ordered = sorted(baselines, key=lambda p: (p.size_bytes, p.name))
-    found += [Target(p.size_bytes, "at", (p.name,)) for p in ordered if least <= p.size_bytes <= most]
+    served = [(t.size_bytes, _SAME * t.size_bytes) for t in found]
+    found += [
+        Target(p.size_bytes, "at", (p.name,))
+        for p in ordered
+        if least <= p.size_bytes <= most and not any(low <= p.size_bytes <= high for low, high in served)
+    ]
     for low, high in pairwise(ordered):
         # As many steps as leave each wider than the spacing.
         steps = int(math.log(high.size_bytes / low.size_bytes) / math.log((1.0 + spacing) ** 2)) + 1
