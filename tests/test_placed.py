@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,8 @@ def brute(problem: Problem, sites: list[Site], capacity: Capacity) -> float | No
             total = base + sum(site.choices[i.name][c] for i, c in pairs)
             if any(limit is not None and t > limit for t, limit in zip(total, limits, strict=True)):
                 continue
+            if problem.max_types and len({i.choices[c].qtype for i, c in pairs}) > problem.max_types:
+                continue
             damage = math.fsum(i.choices[c].damage for i, c in pairs)
             best = damage if best is None else min(best, damage)
     return best
@@ -74,8 +77,11 @@ def test_no_mix_at_any_site_is_better(seed: int, n_items: int, n_sites: int, dat
     capacity = Capacity(
         data.draw(limit), data.draw(limit), data.draw(limit), data.draw(st.sampled_from([None, 5.0, 40.0]))
     )
+    problem = replace(problem, max_types=data.draw(st.sampled_from([None, 1, 2])))
     found = solve_placed(problem, sites, capacity, thrift=0.0)
     least = brute(problem, sites, capacity)
+    if found is not None and problem.max_types is not None:
+        assert len(set(found.solution.types.values())) <= problem.max_types
     if least is None:
         assert found is None
         return

@@ -10,6 +10,7 @@ import pytest
 from cli_process import DONE, USAGE, mqnative, succeed
 from damage_place import Workplace
 from hf_models import builtin_checkpoint
+from hub_server import HubServer
 from mqnative.builtin import MODEL
 from mqnative.core.memory import CPU_ALONE, Context, MemoryTable, Placement, memory_use
 from mqnative.formats.recipe import read_recipe
@@ -101,6 +102,15 @@ def test_constraints_hold_on_a_card_too(place: Workplace) -> None:
     assert read_recipe(place.folder / "recipe.yaml").tensors["output.weight"] == "Q8_0"
 
 
+def test_few_types_on_a_card(place: Workplace) -> None:
+    free = place.solved("--vram", "16MiB", "--ctx", 512)
+    said = place.solved("--vram", "16MiB", "--ctx", 512, "--max-types", 2)
+    measured = [t["type"] for t in said["tensors"] if t["type"] != "F32"]
+    assert len(set(measured)) <= 2 < len({t["type"] for t in free["tensors"]} - {"F32"})
+    assert said["device_bytes"] <= VRAM
+    assert said["predicted_kld"] > free["predicted_kld"]
+
+
 def test_speed_that_is_demanded_is_reached(place: Workplace) -> None:
     said = place.solved("--bpw", 6, "--min-tps", 1)
     assert said["predicted_tps"] > 1
@@ -126,6 +136,26 @@ def test_a_checkpoint_fits_as_the_model_it_becomes(place: Workplace, tmp_path: P
     arguments = ("--ctx", 512, "--vram", "16MiB", "--json")
     before, after = (succeed("fit", m, *arguments, env=place.env).json["fits"] for m in (folder, MODEL))
     assert before == after
+
+
+@pytest.mark.parametrize("is_gguf", [False, True])
+def test_a_model_on_a_hub_fits_by_its_headers_alone(place: Workplace, tmp_path: Path, is_gguf: bool) -> None:
+    arguments = ("--ctx", 512, "--vram", "16MiB", "--json")
+    with HubServer() as hub:
+        if is_gguf:
+            hub.add("acme/tiny", {"tiny-bf16.gguf": MODEL})
+        else:
+            hub.add_folder("acme/tiny", builtin_checkpoint(tmp_path / "checkpoint", n_shards=2))
+        away = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_TOKEN": "",
+            "HF_HUB_OFFLINE": "",
+        }
+        said = succeed("fit", "acme/tiny", *arguments, env={**place.env, **away}).json
+        assert said["fits"] == succeed("fit", MODEL, *arguments, env=place.env).json["fits"]
+        # A window for each file's header is read, not the weights behind it.
+        assert hub.sent_bytes < 3 << 20 < MODEL.stat().st_size
 
 
 def test_bench_gives_both_rates_with_their_spread(place: Workplace) -> None:

@@ -106,17 +106,13 @@ def fit_memory(case: Case, demand: Demand, budget: MemoryBudget) -> tuple[Memory
 
     if demand.method != "exact":
         raise ConstraintError(
-            f"a machine as the budget needs the exact method; {demand.method} knows sizes only",
+            f"a machine as the budget needs the exact method; {demand.method} knows sizes only: give it "
+            "--size, or leave out --method",
             constraint=f"--method {demand.method}",
         )
     budget = replace(budget, file_bytes=demand.budget_bytes(case.file))
     facts = case.damages.facts()
     found = case.restricted(case.header_bytes(), demand.constraints, facts)
-    if found.problem.max_types is not None:
-        raise ConstraintError(
-            "--max-types is not kept together with --vram, --ram or --min-tps", constraint="--max-types"
-        )
-
     speed = None if budget.min_tps is None else _speed(case, budget)
     memory = _fast_enough(case, found.problem, budget, speed)
     placed = memory.placed

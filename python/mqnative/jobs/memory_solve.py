@@ -197,9 +197,12 @@ def infeasible(file: GGUFFile, problem: Problem, plan: Plan, budget: MemoryBudge
     if asked is None:
         asked = budget.file_bytes or 0
     if least is not None and least <= asked:
-        why = f"no mix reaches {budget.min_tps:g} tokens per second" if budget.min_tps else "nothing fits"
+        kind = "mix" if problem.max_types is None else f"mix of at most {problem.max_types} types"
+        does = f"reaches {budget.min_tps:g} tokens per second" if budget.min_tps else "fits"
+        ways = ["ask for less speed"] if budget.min_tps else []
+        ways += ["allow smaller types" if problem.max_types is None else "allow more types (--max-types)"]
         return InfeasibleBudgetError(
-            f"{why} within {budget.text}; ask for less speed, or allow smaller types",
+            f"no {kind} {does} within {budget.text}; {', or '.join(ways)}",
             budget_bytes=asked,
             smallest_bytes=least,
             constraint="--min-tps" if budget.min_tps else what,

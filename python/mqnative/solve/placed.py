@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.solve.few_types import few_types
 from mqnative.solve.problem import Choice, Problem, Solution, solution
 
 F64 = npt.NDArray[np.float64]
@@ -157,7 +158,7 @@ class _Mix:
 
 
 class _Program:
-    """The mixed-integer program; variables are the sites and, for each item, a choice at a kind of place."""
+    """The mixed-integer program: variables are the sites and, for each item, a choice at a kind of place."""
 
     def __init__(self, problem: Problem, sites: Sequence[Site], limits: Sequence[float | None]) -> None:
         self.problem, self.sites = problem, sites
@@ -193,8 +194,12 @@ class _Program:
         self.entries = (values, (rows, columns))
         self.right = np.zeros(n_rows + 1)
         self.right[-1] = 1.0
-        self.damage = np.concatenate(damage)
-        self.use = np.concatenate(use)
+        most = problem.max_types
+        uses = [(i, problem.items[i].choices[c].used) for i, c in self.owner]
+        self.few = None if most is None else few_types(uses, n_sites, most)
+        n_types = 0 if self.few is None else self.few.n_types
+        self.damage = np.concatenate([*damage, np.zeros(n_types)])
+        self.use = np.concatenate([*use, np.zeros((n_types, len(RESOURCES)))])
 
     def run(self, *, time_limit_s: float, most_damage: float | None = None) -> tuple[_Mix, float] | None:
         """The mix of least damage and a bound; or, with ``most_damage``, the one of least host bytes."""
@@ -211,6 +216,8 @@ class _Program:
             if limit is not None:
                 row = self.use[:, resource] / max(limit, 1e-30)
                 constraints.append(LinearConstraint(csr_array(row[None, :]), -np.inf, 1.0))
+        if self.few is not None:
+            constraints.append(LinearConstraint(self.few.rows, -np.inf, self.few.most))
         if most_damage is not None:
             row = self.damage / most_damage
             constraints.append(LinearConstraint(csr_array(row[None, :]), -np.inf, 1.0))
@@ -230,7 +237,7 @@ class _Program:
         n_sites = len(self.sites)
         site = int(np.flatnonzero(picked[:n_sites])[0])
         chosen: dict[int, Choice] = {}
-        for position in np.flatnonzero(picked[n_sites:]):
+        for position in np.flatnonzero(picked[n_sites : n_sites + len(self.owner)]):
             i, c = self.owner[position]
             chosen[i] = self.problem.items[i].choices[c]
         total = tuple(float(t) for t in self.use[picked].sum(axis=0))
