@@ -34,6 +34,7 @@ from mqnative.report import (
     to_markdown,
 )
 from mqnative.report.labels import Box, Label, place_labels
+from mqnative.report.memory import MemoryFacts, MemoryLine
 from mqnative.report.numbers import (
     change,
     duration,
@@ -701,3 +702,37 @@ def test_one_text_has_no_table_of_texts_and_older_reports_are_read() -> None:
 def test_a_link_of_an_older_form_counts_as_none() -> None:
     value = to_json(dense()) | {"link": {"slope": 1.0, "intercept": 0.1, "spread": 0.1, "floor": 0.0}}
     assert from_json(value).link is None
+
+
+def with_memory() -> Report:
+    lines = (
+        MemoryLine("CUDA0", "CUDA0", False, 7_000_000_000, 600_000_000, 300_000_000),
+        MemoryLine("CPU", "CPU <pinned>", True, 0, 0, 12_345_678),
+    )
+    flags = ("-ngl", "999", "-c", "16384")
+    return replace(dense(), memory=MemoryFacts("--vram 8589934592", lines, flags, 41.25, 40.0))
+
+
+def test_bytes_by_device_stand_in_every_form() -> None:
+    report = with_memory()
+    assert from_json(json.loads(json.dumps(to_json(report)))).memory == report.memory
+    page, card = to_html(report), to_markdown(report)
+    section = card.partition("## On the machine asked for")[2].partition("## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 2 + 1  # heading, devices, all
+    assert "7,000,000,000" in rows[2]
+    assert "7,900,000,000" in rows[2]  # its total
+    assert "7,912,345,678" in rows[4]
+    assert "llama-server -m FILE -ngl 999 -c 16384" in section
+    for text in ("41.2 tokens per second predicted", "40.0 measured"):
+        assert text in section
+    assert "CPU &lt;pinned&gt;" in page
+    assert "<pinned>" not in page
+    assert "7,912,345,678" in page.replace("\u202f", ",").replace("\u00a0", " ")
+
+
+def test_without_a_machine_there_is_no_table_of_memory() -> None:
+    value = to_json(dense())
+    del value["memory"]
+    assert from_json(value).memory is None
+    assert "On the machine" not in to_html(dense()) + to_markdown(dense())

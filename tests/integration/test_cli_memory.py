@@ -194,6 +194,9 @@ def test_auto_builds_what_fits_and_says_how_to_start_it(place: Workplace, tmp_pa
     assert table.device_bytes == memory["device_bytes"] <= 15 << 20
     assert said["launch_flags"][:4] == ["-ngl", "999", "-c", "128"]
     assert any("--vram" in note for note in said["notes"])
+    card = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "## On the machine asked for" in card
+    assert f"{table.device_bytes:,}" in card
     again = succeed(*arguments, env=place.env).json
     assert again["reused"]
     assert again["launch_flags"] == said["launch_flags"]

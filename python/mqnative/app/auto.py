@@ -273,7 +273,7 @@ def _run(
             "memory": memory,
             "reused": done.reused,
         }
-        print_json(paths | _without_curves(to_json(done.report)))
+        print_json(_without_curves(to_json(done.report)) | paths)
         return
     out = console()
     print_text(done.report, out)

@@ -28,6 +28,7 @@ from mqnative.jobs.verify import Judged
 from mqnative.report.html import to_html
 from mqnative.report.jsonform import to_json
 from mqnative.report.markdown import to_markdown
+from mqnative.report.memory_json import memory_facts
 from mqnative.report.summary import Figures, LinkRow, MixRow, Report, StepTime, TensorRow
 from mqnative.source.identity import file_sha256
 
@@ -124,7 +125,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
         )
     ]
     mixes += [_rival_row(outcome, name) for name in outcome.judged if name != RESULT]
-    build = core().build_info()
+    build, machine = core().build_info(), outcome.chosen.memory
     return Report(
         title=f"{source_name}: {plan.bpw:.2f} bits per weight",
         model={
@@ -156,6 +157,7 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
             measured.floor,
             input_share(measured),
         ),
+        memory=None if machine is None else memory_facts(machine.budget.text, machine.values()),
     )
 
 

@@ -12,6 +12,7 @@ from mqnative.report import tables
 from mqnative.report.curves import curve_plots
 from mqnative.report.frontier_part import frontier_part
 from mqnative.report.heatmap import heat_map
+from mqnative.report.memory_part import memory_part
 from mqnative.report.numbers import change, measured, plain_lines, share, significant, size_text, typeset
 from mqnative.report.palette import stylesheet
 from mqnative.report.plots import prediction_plot, size_plot
@@ -41,6 +42,7 @@ _SECTIONS = (
     ("mixes", "Against the others"),
     ("texts", "Text by text"),
     ("types", "What it is made of"),
+    ("memory", "On the machine asked for"),
     ("why", "Why these types"),
     ("frontier", "Other sizes"),
     ("damage", "What each type costs"),
@@ -58,6 +60,7 @@ def to_html(report: Report) -> str:
         "mixes": _mixes(report),
         "texts": text_table(report),
         "types": _types(report),
+        "memory": "" if report.memory is None else memory_part(report.memory),
         "why": "" if report.choice is None else choice_part(report.choice),
         "frontier": "" if report.frontier is None else frontier_part(report.frontier),
         "damage": _damage(report),

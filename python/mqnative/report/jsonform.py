@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mqnative.errors import FormatError
 from mqnative.report.choices_json import choice_values, frontier_values, read_choice, read_frontier
 from mqnative.report.jsonobject import JSONObject
+from mqnative.report.memory_json import memory_values, read_memory
 from mqnative.report.summary import (
     CurvePoint,
     Figures,
@@ -59,6 +60,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "frontier": None if report.frontier is None else frontier_values(report.frontier),
         "link": None if report.link is None else {key: _number(getattr(report.link, key)) for key in _LINK},
         "texts": [_text_values(row) for row in report.texts],
+        "memory": None if report.memory is None else memory_values(report.memory),
     }
 
 
@@ -73,7 +75,7 @@ def from_json(value: Mapping[str, Any]) -> Report:
         raise FormatError(
             f"expected a report of version {VERSION}, got {value['mqnative']!r}", key="mqnative"
         )
-    choice, frontier = source.part("choice"), source.part("frontier")
+    choice, frontier, memory = (source.part(key) for key in ("choice", "frontier", "memory"))
     return Report(
         title=source.text("title"),
         model=source.texts("model"),
@@ -96,6 +98,7 @@ def from_json(value: Mapping[str, Any]) -> Report:
         frontier=None if frontier is None else read_frontier(frontier),
         link=_link(source),
         texts=() if source.get("texts") is None else tuple(map(_text, source.objects("texts"))),
+        memory=None if memory is None else read_memory(memory),
     )
 
 

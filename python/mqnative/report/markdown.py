@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from mqnative.report import memory
 from mqnative.report.frontier_part import knee_sentences
 from mqnative.report.numbers import (
     change,
@@ -38,6 +39,7 @@ def to_markdown(report: Report) -> str:
         _legend(report),
         *_section("Text by text", _texts(report)),
         *_types(report),
+        *_section("On the machine asked for", _memory(report)),
         *_section("Why these types", _why(report)),
         *_steps(report),
         *_section("How to rebuild", report.rebuild_command and fenced(report.rebuild_command)),
@@ -134,6 +136,15 @@ def _types(report: Report) -> Sequence[str]:
         size = size_text(sum(t.size_bytes for t in tensors))
         rows.append([escape(role), str(len(tensors)), escape(types_used(tensors)), size])
     return _section("What it is made of", table(("role", "tensors:", "types", "size:"), rows) if rows else "")
+
+
+def _memory(report: Report) -> str:
+    found = report.memory
+    if found is None:
+        return ""
+    rows = [[escape(cell) for cell in row] for row in memory.table_rows(found)]
+    said = " ".join(escape(s) for s in memory.sentences(found))
+    return "\n\n".join((said, table(memory.HEAD, rows), fenced(memory.start_command(found))))
 
 
 def _why(report: Report) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mqnative.report.choices import ChoiceFacts, FrontierFacts
+from mqnative.report.memory import MemoryFacts
 
 Kind = Literal["result", "preset", "uniform"]
 Verdict = Literal["better", "worse", "tie"]
@@ -214,6 +215,7 @@ class Report:
         frontier: the best mix of every size; None if nobody asked.
         link: from damages to KLD; None where none was fitted.
         texts: figures on each text, by text and mix; empty where there was only one.
+        memory: what the result takes of the machine that was asked for; None if none was.
 
     Raises:
         ValueError: there is no mix, or the first one is not the only result.
@@ -234,6 +236,7 @@ class Report:
     frontier: FrontierFacts | None = None
     link: LinkRow | None = None
     texts: tuple[TextRow, ...] = ()
+    memory: MemoryFacts | None = None
 
     def __post_init__(self) -> None:
         kinds = [m.kind for m in self.mixes]
