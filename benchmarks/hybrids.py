@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--models", default="")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--out", type=Path, default=Path("bench-hybrids"))
-    parser.add_argument("--claim-chunks", type=int, default=16)
+    parser.add_argument("--claim-chunks", type=int, default=8)
     arguments = parser.parse_args()
     info = build_info()
     print(f"mqnative {info['version']}, llama.cpp {info['upstream_commit']}, {info['features']}\n")
@@ -71,12 +71,12 @@ def main() -> None:
                 Study(model, store, monitor=monitor) as study,
             ):
                 ground, _ = stand(study, *texts(arguments.folder), [], options, monitor)
+                if "rivals" in parts:
+                    print(against(ground, out, done.manifest["survivors"], rows), flush=True)
                 if "repeat" in parts:
                     print(f"{name}: {repeat(ground)}\n", flush=True)
                 if "claim" in parts:
                     print(f"{name}: {claim(ground, arguments.claim_chunks)}\n", flush=True)
-                if "rivals" in parts:
-                    print(against(ground, out, done.manifest["survivors"], rows), flush=True)
 
 
 def texts(folder: Path) -> tuple[Path, Path]:

@@ -54,6 +54,20 @@ def test_frontier_of_few_types_and_of_a_text_for_people(place: Workplace) -> Non
     assert "Q4_K_M" in done.out
 
 
+def test_speed_is_an_axis_of_it(place: Workplace, tmp_path: Path) -> None:
+    page = tmp_path / "frontier.html"
+    done = place.frontier("--speed", "--points", 8, "-o", page, "--json")
+    assert done.code == DONE, done.err
+    speeds = done.json["speed"]
+    assert [s["predicted_tps"] for s in speeds] == sorted(s["predicted_tps"] for s in speeds)
+    assert all(s["size_bytes"] <= done.json["knee"]["size_bytes"] for s in speeds)
+    assert speeds[0]["predicted_kld"] == min(s["predicted_kld"] for s in speeds)
+    assert "Speed at the knee" in page.read_text(encoding="utf-8")
+    # The curve, and below it what speed costs: each once.
+    said = place.frontier("--speed", "--points", 8).out
+    assert said.count("the best mix of every size") == said.count("speed against damage") == 1
+
+
 def test_its_knee_is_the_size_that_solve_takes_without_a_budget(place: Workplace) -> None:
     knee = place.frontier("--json").json["knee"]
     assert place.solved()["knee"]["size_bytes"] == knee["size_bytes"]

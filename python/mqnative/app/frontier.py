@@ -165,7 +165,7 @@ def frontier(
     if with_speed:
         values |= {"speed": [p.values() for p in speeds]}
     for path in outputs:
-        write_text_atomic(path, _rendered(path, facts, values, name))
+        write_text_atomic(path, _rendered(path, facts, values, name, speeds))
     if as_json:
         print_json(values | {"files": [str(p) for p in outputs]})
         return
@@ -186,16 +186,20 @@ def _values(
     return {"importance": importance, "constraints": list(constraints.texts), "knee": knee, **values}
 
 
-def _rendered(path: Path, facts: FrontierFacts, values: dict[str, Any], name: str) -> str:
+def _rendered(
+    path: Path, facts: FrontierFacts, values: dict[str, Any], name: str, speeds: list[SpeedPoint]
+) -> str:
     import json
 
     from mqnative.report.frontier_page import frontier_page, frontier_svg
+    from mqnative.report.speed_table import SpeedRow
 
     if path.suffix.lower() == ".json":
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
     if path.suffix.lower() == ".svg":
         return frontier_svg(facts)
-    return frontier_page(facts, f"{name}: size against damage")
+    rows = [SpeedRow(p.tps, p.damage, p.size_bytes) for p in speeds]
+    return frontier_page(facts, f"{name}: size against damage", rows)
 
 
 def _print(out: Any, facts: FrontierFacts, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -9,16 +10,18 @@ from mqnative.report.choices import FrontierFacts
 from mqnative.report.frontier_part import frontier_part, placed_table, points_table
 from mqnative.report.frontier_plot import frontier_plot
 from mqnative.report.html import head
+from mqnative.report.speed_table import SpeedRow, speed_table
 from mqnative.report.standalone import standalone
 from mqnative.report.svg import escape
 
 _WIDTH, _HEIGHT = 900.0, 520.0
 
 
-def frontier_page(facts: FrontierFacts, title: str) -> str:
+def frontier_page(facts: FrontierFacts, title: str, speeds: Sequence[SpeedRow] = ()) -> str:
     """The page, as text to be written in UTF-8; the same facts give the same bytes."""
     parts = [
         ("Others' mixes on it", placed_table(facts)),
+        ("Speed at the knee's size", speed_table(speeds)),
         ("Every size", points_table(facts)),
     ]
     sections = "".join(f"<section><h2>{name}</h2>{body}</section>" for name, body in parts if body)
