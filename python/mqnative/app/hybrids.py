@@ -48,7 +48,11 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option(
     "--presets", callback=_names, help="llama.cpp's presets as baselines, comma-separated; default: 20."
 )
-@click.option("--sizes", callback=_sizes, help="Sizes that must have a file: 2.4GiB,3GB.")
+@click.option(
+    "--sizes",
+    callback=_sizes,
+    help="Sizes that must have a file, a baseline where no hybrid is better: 2.4GiB,3GB.",
+)
 @click.option("--calib", type=PATH, help="Calibration text; default: the built-in one.")
 @click.option(
     "--eval", "evaluation", type=PATH, help="Held-out text; default: a part of the calibration text."
@@ -79,7 +83,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option(
     "--select-chunks",
     type=click.IntRange(min=2),
-    default=16,
+    default=24,
     show_default=True,
     help="At most, that mixes are judged on.",
 )
