@@ -117,6 +117,9 @@ def test_speed_that_is_demanded_is_reached(place: Workplace) -> None:
     assert said["measured_tps"] > 1
     done = place.solve("--bpw", 6, "--min-tps", 10_000_000)
     assert done.code == INFEASIBLE
+    # Of memory nothing was asked, and nothing is said of it.
+    assert "1e+07 tokens per second" in done.json["message"]
+    assert "--ram" not in done.json["message"]
 
 
 def test_fit_tells_what_is_left_for_weights(place: Workplace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,7 @@ def solve_memory(
     types = small_types(problem)
     excess: dict[int, tuple[int, int]] = {}
     best: MemoryFit | None = None
+    sites: list[Site] = []
     file_bytes = budget.file_bytes
     for _ in range(_TRIES):
         with header_only(plan(types)) as path:
@@ -175,9 +176,24 @@ def solve_memory(
             device + max(0, table.device_bytes - placed.device_bytes),
             host + max(0, table.host_bytes - placed.host_bytes),
         )
+    if best is None and not budget.has_limit:
+        raise _too_slow(problem, budget, sites)
     if best is None:
         raise infeasible(file, problem, plan, budget)
     return best
+
+
+def _too_slow(problem: Problem, budget: MemoryBudget, sites: Sequence[Site]) -> InfeasibleBudgetError:
+    """The refusal of a speed at a size, where memory is not limited."""
+    fastest = max(1.0 / max(smallest(problem, site)[3], 1e-12) for site in sites)
+    size = "" if budget.file_bytes is None else f" of at most {bytes_text(budget.file_bytes)}"
+    return InfeasibleBudgetError(
+        f"no mix of the allowed types{size} is predicted to reach {budget.min_tps or 0:g} tokens per second "
+        f"on this machine; the fastest types together would reach {fastest:.1f}. Ask for less speed, or "
+        "allow other types",
+        budget_bytes=budget.file_bytes,
+        constraint="--min-tps",
+    )
 
 
 def infeasible(file: GGUFFile, problem: Problem, plan: Plan, budget: MemoryBudget) -> InfeasibleBudgetError:
