@@ -4,6 +4,7 @@
 #include <exception>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "column_sums.hpp"
@@ -19,8 +20,9 @@ namespace mqn {
 class ActivationCollector {
  public:
   // sums_on_device: also sum up in the device's order what lies in main memory; for tests.
-  ActivationCollector(bool process_output, bool sums_on_device)
-      : process_output_(process_output), sums_on_device_(sums_on_device) {}
+  // sums: of the rows before, which are added to.
+  ActivationCollector(bool process_output, bool sums_on_device, std::map<std::string, Activations> sums)
+      : process_output_(process_output), sums_on_device_(sums_on_device), sums_(std::move(sums)) {}
 
   // ggml_backend_sched_eval_callback; user_data is the collector.
   static bool on_node(ggml_tensor* node, bool ask, void* user_data);

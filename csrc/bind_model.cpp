@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "binding.hpp"
 
 #include "llama.h"
@@ -115,8 +117,30 @@ bool resume(Model& model, const Trace& trace, int layer, const py::object& out, 
   return restarted;
 }
 
-py::dict activations(Model& model, const TokenArray& chunks, bool process_output, const py::object& progress,
-                     bool sums_on_device) {
+// Sums as Python keeps them: name -> (sums of squares, sums, counts).
+std::map<std::string, Activations> sums_from(const py::dict& kept) {
+  std::map<std::string, Activations> sums;
+  for (const auto& [name, arrays] : kept) {
+    const auto parts = py::cast<py::tuple>(arrays);
+    const auto squares = py::cast<py::array_t<float, py::array::c_style>>(parts[0]);
+    const auto signed_sums = py::cast<py::array_t<double, py::array::c_style>>(parts[1]);
+    const auto counts = py::cast<py::array_t<int64_t, py::array::c_style>>(parts[2]);
+    if (squares.ndim() != 2 || signed_sums.size() != squares.size() || counts.size() != squares.shape(0)) {
+      throw Error(ErrorKind::shape, "sums of activations do not fit together");
+    }
+    sums[py::cast<std::string>(name)] = {squares.shape(0),
+                                         squares.shape(1),
+                                         {squares.data(), squares.data() + squares.size()},
+                                         {signed_sums.data(), signed_sums.data() + signed_sums.size()},
+                                         {counts.data(), counts.data() + counts.size()}};
+  }
+  return sums;
+}
+
+// The sums with those of the chunks from ``first`` on added, and the chunk reached after ``seconds``.
+py::tuple activations_until(Model& model, const TokenArray& chunks, bool process_output, int64_t first,
+                            double seconds, const py::dict& kept, const py::object& progress,
+                            bool sums_on_device) {
   if (chunks.ndim() != 2 || chunks.size() == 0) {
     throw Error(ErrorKind::shape, "expected tokens of shape (n_chunks, n_ctx)");
   }
@@ -125,10 +149,12 @@ py::dict activations(Model& model, const TokenArray& chunks, bool process_output
   const auto n_chunks = static_cast<int64_t>(chunks.shape(0));
   const auto n_ctx = static_cast<int64_t>(chunks.shape(1));
 
-  std::map<std::string, Activations> sums;
+  std::map<std::string, Activations> sums = sums_from(kept);
+  int64_t done = 0;
   Monitor monitor;
   run_monitored(monitor, progress, [&] {
-    sums = model.activations(ids, n_chunks, n_ctx, process_output, sums_on_device, monitor);
+    done = model.activations(ids, n_chunks, n_ctx, process_output, sums_on_device, first, seconds, sums,
+                             monitor);
   });
 
   py::dict result;
@@ -139,7 +165,13 @@ py::dict activations(Model& model, const TokenArray& chunks, bool process_output
                                           py::array_t<double>(shape, a.sums.data()),
                                           py::array_t<int64_t>(shape[0], a.counts.data()));
   }
-  return result;
+  return py::make_tuple(result, done);
+}
+
+py::object activations(Model& model, const TokenArray& chunks, bool process_output,
+                       const py::object& progress, bool sums_on_device) {
+  const double no_end = std::numeric_limits<double>::infinity();
+  return activations_until(model, chunks, process_output, 0, no_end, py::dict(), progress, sums_on_device)[0];
 }
 
 std::shared_ptr<Variant> encode(Model& model, const std::string& name, int type, const py::object& imatrix,
@@ -297,6 +329,9 @@ void bind_model(py::module_& m) {
              return rows;
            })
       .def("activations", &activations, py::arg("chunks"), py::arg("process_output"), py::arg("progress"),
+           py::arg("sums_on_device") = false)
+      .def("activations_until", &activations_until, py::arg("chunks"), py::arg("process_output"),
+           py::arg("first"), py::arg("seconds"), py::arg("sums"), py::arg("progress"),
            py::arg("sums_on_device") = false)
       .def("encode", &encode, py::arg("name"), py::arg("type"), py::arg("imatrix"), py::arg("progress"))
       .def("variant", &variant, py::arg("name"), py::arg("type"), py::arg("blocks"))

@@ -1,6 +1,7 @@
 #include "model.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -210,26 +211,36 @@ Trace Model::advance(const Trace& trace, int layer, int until, Monitor& monitor)
   return kept;
 }
 
-std::map<std::string, Activations> Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
-                                                      bool process_output, bool sums_on_device,
-                                                      Monitor& monitor) {
+int64_t Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx, bool process_output,
+                           bool sums_on_device, int64_t first, double seconds,
+                           std::map<std::string, Activations>& sums, Monitor& monitor) {
   const AbortGuard guard;
   decoder_.reset();  // two contexts at once would double the memory
   last_logits_ = nullptr;
   // As many chunks together as upstream's tool takes: its sums are float32, and their order decides the
   // digits.
   const int64_t n_seq = std::min(n_chunks, std::max<int64_t>(1, imatrix_batch / n_ctx));
-  ActivationCollector collector(process_output, sums_on_device);
+  if (first < 0 || first >= n_chunks || first % n_seq != 0) {
+    throw Error(ErrorKind::shape, "the imatrix goes on at a chunk where a batch of " + std::to_string(n_seq) +
+                                      " begins, not at " + std::to_string(first));
+  }
+  using Clock = std::chrono::steady_clock;
+  const auto began = Clock::now();
+  ActivationCollector collector(process_output, sums_on_device, std::move(sums));
   Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, {}, ActivationCollector::on_node, &collector);
   monitor.set_total(static_cast<uint64_t>(n_chunks));
-  for (int64_t i = 0; i < n_chunks; i += n_seq) {
-    const int64_t n = std::min(n_seq, n_chunks - i);
+  monitor.add(static_cast<uint64_t>(first));
+  int64_t done = first;
+  do {
+    const int64_t n = std::min(n_seq, n_chunks - done);
     // Every position is an output, so that the last layer sees every token.
-    d.run(tokens + i * n_ctx, n, 0, n_ctx, monitor);
+    d.run(tokens + done * n_ctx, n, 0, n_ctx, monitor);
     collector.check();
     monitor.add(static_cast<uint64_t>(n));
-  }
-  return collector.take();
+    done += n;
+  } while (done < n_chunks && std::chrono::duration<double>(Clock::now() - began).count() < seconds);
+  sums = collector.take();
+  return done;
 }
 
 }  // namespace mqn

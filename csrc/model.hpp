@@ -117,8 +117,12 @@ class Model {
   // Runs chunks of n_ctx tokens each and sums the squared activations entering every weight that upstream's
   // imatrix tool collects (blk.*, experts), and with process_output the head's, also where it is tied.
   // Sums of what lies on a device are taken there, in its order; sums_on_device: wherever it lies.
-  std::map<std::string, Activations> activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
-                                                 bool process_output, bool sums_on_device, Monitor& monitor);
+  // Begins at chunk ``first``, where a batch must begin, adds to ``sums``, and ends at the first batch after
+  // ``seconds``: however the work is cut, the sums are those of a single run. Returns the chunk it has come
+  // to.
+  int64_t activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx, bool process_output,
+                      bool sums_on_device, int64_t first, double seconds,
+                      std::map<std::string, Activations>& sums, Monitor& monitor);
 
   // Encodes the tensor's original weights as type. Throws as quantize() does.
   std::shared_ptr<Variant> encode(const std::string& name, ggml_type type, const float* imatrix,

@@ -223,6 +223,18 @@ class Model:
     def activations(
         self, chunks: _TokenIds, process_output: bool, progress: _Progress, sums_on_device: bool = False
     ) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]]: ...
+    def activations_until(
+        self,
+        chunks: _TokenIds,
+        process_output: bool,
+        first: int,
+        seconds: float,
+        sums: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]],
+        progress: _Progress,
+        sums_on_device: bool = False,
+    ) -> tuple[
+        dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]], int
+    ]: ...
     def encode(self, name: str, type: int, imatrix: _Importances | None, progress: _Progress) -> Variant: ...
     def variant(self, name: str, type: int, blocks: _Blocks) -> Variant: ...
     def swap(self, variants: Sequence[Variant]) -> None: ...

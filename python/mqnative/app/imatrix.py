@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,10 @@ from mqnative.app.options import (
     json_option,
     model_argument,
 )
+
+if TYPE_CHECKING:
+    from mqnative.measure.corpus import Corpus
+    from mqnative.measure.partial_sums import PartialSums
 
 
 class WeightedText(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
@@ -121,7 +125,8 @@ def imatrix(
         with GGUFFile.open(model) as file:
             shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
         parts.append(read_in_files(in_files, chunk_size=n_ctx, shapes=shapes))
-    corpora = []
+    corpora: list[Corpus] = []
+    partials: list[PartialSums | None] = []
     if texts:
         with (
             ProgressMonitor() as monitor,
@@ -133,9 +138,16 @@ def imatrix(
                 corpus = cut(loaded, content, n_ctx=n_ctx, source=path.name)
                 corpora.append(corpus if chunks is None else corpus.head(chunks))
             weighted = [(corpus, weight) for corpus, (_, weight) in zip(corpora, texts, strict=True)]
-            parts.append(collect_texts(loaded, weighted, process_output=process_output, monitor=monitor))
+            partials = _partials(model, corpora, device, n_threads, process_output=process_output)
+            parts.append(
+                collect_texts(
+                    loaded, weighted, process_output=process_output, partials=partials, monitor=monitor
+                )
+            )
     found = add_up(parts)
     write_imatrix(output, found, legacy=legacy, force=force)
+    for partial in filter(None, partials):
+        partial.remove()
     covered = coverage(found, _quantizable(model))
     n_chunks = sum(corpus.n_chunks for corpus in corpora)
     facts = {
@@ -168,6 +180,29 @@ def imatrix(
         **coverage_facts(covered),
     }
     console().print(facts_table(str(output), shown))
+
+
+def _partials(
+    model: Path, corpora: list[Corpus], device: str, n_threads: int | None, *, process_output: bool
+) -> list[PartialSums | None]:
+    """Where a killed run goes on from, for each text; None where there is no store to know the model by."""
+    from mqnative.core.native import thread_count
+    from mqnative.errors import StoreError
+    from mqnative.formats.gguf import GGUFFile
+    from mqnative.measure.partial_sums import PartialSums
+    from mqnative.measure.study import identity_of
+    from mqnative.store import Store
+
+    try:
+        with Store.open() as store, GGUFFile.open(model) as file:
+            identity = identity_of(store, file, thread_count(n_threads)).model
+            n_weights = file.n_weights
+    except StoreError:
+        return [None] * len(corpora)
+    return [
+        PartialSums.of(identity, n_weights, corpus, device, process_output=process_output)
+        for corpus in corpora
+    ]
 
 
 def _refuse_input(output: Path, inputs: dict[str, list[Path]]) -> None:

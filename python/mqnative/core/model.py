@@ -360,6 +360,40 @@ class Model:
         forward_log()
         return {name: ActivationSums(*arrays) for name, arrays in sums.items()}
 
+    def activations_until(
+        self,
+        chunks: Tokens,
+        first: int,
+        seconds: float,
+        before: Mapping[str, ActivationSums],
+        *,
+        process_output: bool = True,
+        monitor: Monitor = NULL_MONITOR,
+    ) -> tuple[dict[str, ActivationSums], int]:
+        """A piece of `activations`: however the work is cut, the last piece has the bits of the whole.
+
+        Args:
+            chunks: all of them, in every piece.
+            first: the chunk to begin at, as the piece before says.
+            seconds: after which no further batch is begun.
+            before: the sums of the chunks before ``first``.
+            process_output: as `activations`.
+            monitor: told the chunks done, those before ``first`` too; not where a step begins and ends.
+
+        Returns:
+            The sums, those before included, and the chunk that they reach.
+
+        Raises:
+            ShapeError: no batch begins at ``first``, or the sums have other shapes than this model's.
+            NonFiniteError, BackendError, OperationCancelled: as `activations`.
+        """
+        kept = {name: (one.sum_squares, one.sums, one.counts) for name, one in before.items()}
+        sums, done = self._handle.activations_until(
+            np.ascontiguousarray(chunks, np.int32), process_output, first, seconds, kept, progress(monitor)
+        )
+        forward_log()
+        return {name: ActivationSums(*arrays) for name, arrays in sums.items()}, done
+
     def encode(
         self,
         name: str,

@@ -26,6 +26,7 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix, read_imatrix, write_imatrix
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.imatrix import collect_imatrix
+from mqnative.measure.partial_sums import PartialSums
 from mqnative.source.encoded import EncodedTensors
 from mqnative.source.identity import Identity, identify
 from mqnative.store import Store, file_stamp
@@ -137,10 +138,15 @@ class Study:
             row = self.store.get("imatrix", inputs)
             if row is None or row.data is None:
                 started = time.monotonic()
-                found = collect_imatrix(self.model, corpus, monitor=self.monitor)
+                partial = PartialSums.of(
+                    self.identity.model, self.file.n_weights, corpus, self.compute.device
+                )
+                found = collect_imatrix(self.model, corpus, partial=partial, monitor=self.monitor)
                 value = {"entries": len(found.entries), "n_chunks": corpus.n_chunks}
                 data = _imatrix_bytes(self.store, found)
                 self.store.put("imatrix", inputs, value, data, elapsed_s=time.monotonic() - started)
+                if partial is not None:
+                    partial.remove()
             else:
                 data = row.data
         return imatrix_from(self.store, data)
