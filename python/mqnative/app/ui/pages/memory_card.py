@@ -66,15 +66,17 @@ class MemoryCard:
             use, self._why = None, error.message
         if setting != self.setting:  # another was chosen meanwhile
             return
-        self._use = use
+        self._use, self.now = use, None
+        self.area.set_content(self._content())
         self.update()
         self.told()
 
     def update(self) -> None:
         """Count the recipe again."""
-        view, draft = self.session.view, self.session.draft
-        self.now = None if self._use is None else memory_of(view, draft.types, self.setting, self._use)
-        self.area.set_content(self._content())
+        if self._use is not None:
+            view, draft = self.session.view, self.session.draft
+            self.now = memory_of(view, draft.types, self.setting, self._use)
+            self.area.set_content(self._content())
 
     def _content(self) -> str:
         if self.now is not None:
