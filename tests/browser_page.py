@@ -143,6 +143,10 @@ class Page:
         """The first element by CSS, once it is there."""
         return self.until(lambda: self.all(css), css)[0]
 
+    def text_of(self, css: str) -> str:
+        """What the first element by CSS says, however often the page draws it anew."""
+        return self.until(lambda: self.one(css).text, css)
+
     def button(self, text: str) -> WebElement:
         """The button that says this."""
         return self.until(

@@ -97,7 +97,7 @@ def converted(page: Page, file: str) -> None:
     page.until(lambda: page.one(".badge").text in ("done", "failed"), "the end")
     if find_spec("torch") is None:
         page.see("pip install 'mqnative[convert]'")
-        assert page.one(".badge").text == "failed"
+        assert page.text_of(".badge") == "failed"
         return
     page.click(f"Add {file}")
     page.until(lambda: page.path.startswith("/model/"), "the model's page")

@@ -72,7 +72,10 @@ def test_without_figures_every_page_says_what_to_do(page: Page, known: dict[str,
     for part in ("/tensor", "/recipe", "/frontier"):
         page.open(known["model"] + part)
         page.see("Start a run")
-        assert page.one("a.action").get_attribute("href").endswith(f"/jobs?model={known['model'][7:]}")
+        end = f"/jobs?model={known['model'][7:]}"
+        page.until(
+            lambda end=end: str(page.one("a.action").get_attribute("href")).endswith(end), "the way on"
+        )
 
 
 def test_the_whole_job_runs_from_a_form_with_its_cost_first(page: Page, known: dict[str, str]) -> None:
@@ -200,7 +203,7 @@ def test_the_recipe_is_downloaded_and_loaded_again(page: Page, known: dict[str, 
 
 def test_the_recipe_is_built_as_a_job_at_the_predicted_size(page: Page, known: dict[str, str]) -> None:
     page.open(known["model"] + "/recipe")
-    size = page.one(".tiles dd small").text
+    size = page.text_of(".tiles dd small")
     page.click("Build it")
     page.until(lambda: "kind=build" in page.path, "the build form")
     page.click("Show the cost")

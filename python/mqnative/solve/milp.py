@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mqnative.solve.dynamic import Found
+from mqnative.solve.highs import milp
 from mqnative.solve.hull import I64Vector
 from mqnative.solve.settle import Remainder
 
@@ -34,7 +35,7 @@ def solve_milp(remainder: Remainder, *, gap: float, time_limit_s: float) -> Foun
         gap: stop at a mix proven to be within this of the best, nats per token.
         time_limit_s: stop then; the only thing here that may differ between two runs.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
+    from scipy.optimize import Bounds, LinearConstraint  # type: ignore[import-untyped]
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
     known = remainder.above_bound(remainder.known_damage)

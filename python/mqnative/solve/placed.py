@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mqnative.solve.few_types import few_types
+from mqnative.solve.highs import milp
 from mqnative.solve.problem import Choice, Problem, Solution, solution
 
 F64 = npt.NDArray[np.float64]
@@ -203,7 +204,7 @@ class _Program:
 
     def run(self, *, time_limit_s: float, most_damage: float | None = None) -> tuple[_Mix, float] | None:
         """The mix of least damage and a bound; or, with ``most_damage``, the one of least host bytes."""
-        from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
+        from scipy.optimize import Bounds, LinearConstraint  # type: ignore[import-untyped]
         from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
         n = len(self.damage)
