@@ -1,11 +1,11 @@
 """Predicted against measured generation speed of recipes, and whether an answer to --min-tps holds.
 
-    python benchmarks/speed.py MODEL-bf16.gguf... [--recipes 10] [--threads N] [--rounds 3]
+    python benchmarks/speed.py MODEL-bf16.gguf... [--recipes 10] [--threads N] [--rounds 9]
 
 Recipes are random: a level between 2.5 and 8.5 bits per weight, every tensor at a type near it. They are
-really built, and timed as `mqnative bench` times files, in turn and several times over, so that a machine
-that is slower for a while is so for all. Of the many short runs of a file the first quartile counts, and of
-the rounds the median. Prints a Markdown table.
+really built, and timed as `mqnative bench` times files, in turn and several times over; each round predicts
+anew, from files that it times itself, so that a machine that is slower for a while is so for both. Of the
+many short runs of a file the first quartile counts, and of the rounds the median. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def random_recipe(rng: random.Random, types: Mapping[str, tuple[str, ...]], leve
 
 def rows(
     path: Path, n_recipes: int, n_threads: int | None, n_rounds: int
-) -> list[tuple[float, float, float]]:
-    """(bpw, predicted, measured) of each recipe."""
+) -> list[tuple[float, float, float, float]]:
+    """(bpw, predicted, measured, predicted / measured) of each recipe; medians of the rounds."""
     rng = random.Random(_SEED)
     with GGUFFile.open(path) as file, tempfile.TemporaryDirectory() as folder:
         tensors = model_tensors(file)
@@ -60,15 +60,16 @@ def rows(
         files = [Path(folder) / f"{k}.gguf" for k in range(n_recipes)]
         for made, out in zip(plans, files, strict=True):
             build_gguf(file, made, out)
-        model = speed_model(file, tensors, types, plan, n_threads=n_threads)
-        seconds = np.empty((n_rounds, n_recipes))
+        predicted, measured = np.empty((2, n_rounds, n_recipes))
         for r in range(n_rounds):
+            model = speed_model(file, tensors, types, plan, n_threads=n_threads)
+            predicted[r] = [model.tps(p.types) for p in plans]
             for k, out in enumerate(files):
                 rate = bench(out, n_prompt=0, n_gen=_N_GEN, n_runs=_N_RUNS, n_threads=n_threads).generation
                 assert rate is not None
-                seconds[r, k] = rate.quiet_seconds
-        measured = 1.0 / np.median(seconds, axis=0)
-        return [(p.bpw, model.tps(p.types), float(m)) for p, m in zip(plans, measured, strict=True)]
+                measured[r, k] = 1.0 / rate.quiet_seconds
+        middle = [np.median(v, axis=0) for v in (predicted, measured, predicted / measured)]
+        return [(p.bpw, *(float(m[k]) for m in middle)) for k, p in enumerate(plans)]
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--recipes", type=int, default=10)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     info = build_info()
     threads = given.threads or info["n_threads"]
@@ -87,8 +88,8 @@ def main() -> None:
     print("| model | bpw | predicted tokens/s | measured | error |\n|---|---|---|---|---|")
     for path in given.models:
         errors = []
-        for bpw, predicted, measured in rows(path, given.recipes, given.threads, given.rounds):
-            errors.append(predicted / measured - 1)
+        for bpw, predicted, measured, ratio in rows(path, given.recipes, given.threads, given.rounds):
+            errors.append(ratio - 1)
             print(
                 f"| {path.stem} | {bpw:.2f} | {predicted:.1f} | {measured:.1f} | {100 * errors[-1]:+.1f} % |"
             )
