@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+from mqnative.core.memory import MemoryRow
 from mqnative.errors import FormatError
 from mqnative.report import (
     CurvePoint,
@@ -34,7 +35,7 @@ from mqnative.report import (
     to_markdown,
 )
 from mqnative.report.labels import Box, Label, place_labels
-from mqnative.report.memory import MemoryFacts, MemoryLine
+from mqnative.report.memory import MemoryFacts
 from mqnative.report.numbers import (
     change,
     duration,
@@ -706,8 +707,8 @@ def test_a_link_of_an_older_form_counts_as_none() -> None:
 
 def with_memory() -> Report:
     lines = (
-        MemoryLine("CUDA0", "CUDA0", False, 7_000_000_000, 600_000_000, 300_000_000),
-        MemoryLine("CPU", "CPU <pinned>", True, 0, 0, 12_345_678),
+        MemoryRow("CUDA0", "CUDA0", False, 7_000_000_000, 600_000_000, 300_000_000),
+        MemoryRow("CPU", "CPU <pinned>", True, 0, 0, 12_345_678),
     )
     flags = ("-ngl", "999", "-c", "16384")
     return replace(dense(), memory=MemoryFacts("--vram 8589934592", lines, flags, 41.25, 40.0))

@@ -23,7 +23,7 @@ from mqnative.jobs.auto import Options, Run
 from mqnative.jobs.damages import Measured, anchor_of, curves_of, measured_fast, measured_of
 from mqnative.jobs.fit import Fit
 from mqnative.jobs.known import damages_of
-from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_measures
+from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_of_file
 from mqnative.measure.parts import Parts
 from mqnative.measure.probes import probe_until
 from mqnative.measure.stored_scores import mix_means
@@ -62,7 +62,7 @@ class Ways:
 
         bpw = run.bpw()
         anchor = anchor_for(bpw)
-        plan = plan_measures(study, measured.imatrix, (), anchor, lossless=lossless_for(bpw))
+        plan = plan_of_file(study.file, measured.imatrix, (), anchor, lossless=lossless_for(bpw))
         single = {pair: klds for pair, klds in measured.probes.items() if pair in plan.anchors.items()}
         few = sum(map(len, single.values()))
         kept = replace(plan, lossless=())

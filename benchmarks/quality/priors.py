@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mqnative.app.output import ProgressMonitor
 from mqnative.jobs.damages import Measured, measured_of
-from mqnative.jobs.measure_plan import plan_measures
+from mqnative.jobs.measure_plan import plan_of_file
 from mqnative.jobs.places import places_of
 from mqnative.measure.corpus import read_corpus
 from mqnative.measure.parts import deal_parts
@@ -56,7 +56,7 @@ def measured_rows(path: Path, calib: Path) -> list[Row]:
     """Each tensor's place, and ln of its KLD per absolute weight error, per use."""
     with Store.open() as store, ProgressMonitor() as monitor, Study(path, store, monitor=monitor) as study:
         parts = deal_parts(read_corpus(study.model, calib, n_ctx=512))
-        plan = plan_measures(study, study.imatrix(parts.imatrix), (), ANCHOR, lossless="layers")
+        plan = plan_of_file(study.file, study.imatrix(parts.imatrix), (), ANCHOR, lossless="layers")
         sweeps = sweep(study, plan.wanted, plan.importances)
         pairs = [*plan.anchors.items(), *plan.lossless]
         text = parts.probe.head(CHUNKS)

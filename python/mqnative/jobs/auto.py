@@ -37,7 +37,7 @@ from mqnative.jobs.fit import Case, Demand, Fit
 from mqnative.jobs.incumbents import incumbents_of, planned, read_incumbents
 from mqnative.jobs.known import Damages, damages_of
 from mqnative.jobs.linking import damage_sum, link_mixes, predicted_kld
-from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_measures
+from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_of_file
 from mqnative.jobs.memory_budget import MemoryBudget
 from mqnative.jobs.memory_fit import file_estimate, within
 from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
@@ -218,8 +218,8 @@ class Run:
             with self.step("imatrix", f"{parts.imatrix.n_chunks} chunks"):
                 imatrix = study.imatrix(parts.imatrix)
         bpw = self.bpw()
-        plan = plan_measures(
-            study, imatrix, options.measured_types, anchor_for(bpw), lossless=lossless_for(bpw), bpw=bpw
+        plan = plan_of_file(
+            study.file, imatrix, options.measured_types, anchor_for(bpw), lossless=lossless_for(bpw), bpw=bpw
         )
         prior = self.prior
         if prior is not None:

@@ -13,7 +13,6 @@ from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.candidates import Importances, all_targets, candidate_types, importances_of
-from mqnative.measure.study import Study
 from mqnative.predict.noise import LOSSLESS
 
 # Up to so many bits per weight, tensors are probed at Q2_K, above at Q3_K: near what they will get or worse,
@@ -76,8 +75,8 @@ class MeasurePlan:
         return sum(len(types) for types in self.wanted.values())
 
 
-def plan_measures(
-    study: Study,
+def plan_of_file(
+    file: GGUFFile,
     imatrix: Imatrix | None,
     targets: tuple[str, ...],
     anchor: str,
@@ -88,26 +87,13 @@ def plan_measures(
     """What to measure.
 
     Args:
-        study: the model.
+        file: the model.
         imatrix: its importances; None for none.
         targets: types it may get; none: every type.
         anchor: the type to probe at; falls back as any type does.
         lossless: whether one tensor of every layer or every tensor is probed at `LOSSLESS` types.
         bpw: the budget, bits per weight, to probe near and far of; None for the anchors alone.
     """
-    return plan_of_file(study.file, imatrix, targets, anchor, lossless=lossless, bpw=bpw)
-
-
-def plan_of_file(
-    file: GGUFFile,
-    imatrix: Imatrix | None,
-    targets: tuple[str, ...],
-    anchor: str,
-    *,
-    lossless: Literal["layers", "tensors"] = "layers",
-    bpw: float | None = None,
-) -> MeasurePlan:
-    """`plan_measures` of an open model."""
     tensors = model_tensors(file)
     importances = importances_of(tensors, imatrix)
     candidates = candidate_types(tensors, importances, targets or all_targets())

@@ -4,34 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mqnative.core.memory import MemoryRow
 from mqnative.report.numbers import size_text
 
 KINDS = ("weights", "cache", "compute", "total")
 HEAD = ("device", "memory", "weights:", "KV cache:", "compute buffers:", "total:")
-
-
-@dataclass(frozen=True)
-class MemoryLine:
-    """Bytes of one kind of memory.
-
-    Attributes:
-        device: whose it is.
-        buffer: llama.cpp's name for it.
-        is_host: whether it is main memory.
-        weights_bytes, cache_bytes, compute_bytes: weights; KV cache and recurrent states; buffers for graphs.
-    """
-
-    device: str
-    buffer: str
-    is_host: bool
-    weights_bytes: int
-    cache_bytes: int
-    compute_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it."""
-        return self.weights_bytes + self.cache_bytes + self.compute_bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +23,7 @@ class MemoryFacts:
     """
 
     budget: str
-    lines: tuple[MemoryLine, ...]
+    lines: tuple[MemoryRow, ...]
     launch_flags: tuple[str, ...]
     predicted_tps: float | None = None
     measured_tps: float | None = None

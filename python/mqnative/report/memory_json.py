@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mqnative.core.memory import MemoryRow
 from mqnative.report.jsonobject import JSONObject
-from mqnative.report.memory import KINDS, MemoryFacts, MemoryLine
+from mqnative.report.memory import KINDS, MemoryFacts
 
 
 def memory_values(found: MemoryFacts) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def read_memory(source: JSONObject) -> MemoryFacts:
     return MemoryFacts(
         source.text("budget"),
         tuple(
-            MemoryLine(
+            MemoryRow(
                 line.text("device"),
                 line.text("buffer"),
                 line.flag("is_host"),
