@@ -74,15 +74,37 @@ def test_measured_types_keep_their_measurement() -> None:
         assert table["t"][anchor.qtype] == Damage(anchor.kld, anchor.variance)
 
 
-def test_the_nearest_anchor_decides_outside_and_the_power_law_between_them() -> None:
+def test_the_nearest_anchor_decides_outside_and_the_curve_through_both_between_them() -> None:
     errors = {"Q2_K": 1e-1, "Q3_K": 2.9e-2, "Q4_K": 1e-2, "Q6_K": 1e-3, "Q8_0": 1e-5}
     table = damage_table([curve("t", sure("Q2_K", 0.16), sure("Q6_K", 1e-4), errors=errors)])["t"]
-    # ln KLD goes 1.6 times as far as ln error between the two.
-    assert table["Q4_K"].mean == pytest.approx(1e-4 * 10**1.602, rel=1e-3)
+    # a e + b e^5 through both, errors in units of Q6_K's: 1e-4 = a + b and 0.16 = 100 a + 1e10 b.
+    b = (0.16 - 0.01) / (1e10 - 100)
+    assert table["Q4_K"].mean == pytest.approx((1e-4 - b) * 10 + b * 1e5, rel=1e-9)
+    assert table["Q3_K"].mean == pytest.approx((1e-4 - b) * 29 + b * 29**5, rel=1e-9)
     assert table["Q8_0"].mean == pytest.approx(1e-4 * 1e-2)
     one_sided = damage_table([curve("t", sure("Q6_K", 1e-4), errors=errors)])["t"]
     assert one_sided["Q4_K"].mean == pytest.approx(1e-3)
     assert table["Q4_K"].variance < one_sided["Q4_K"].variance * (table["Q4_K"].mean / 1e-3) ** 2
+
+
+@pytest.mark.parametrize("ends", [(1e-3, 3e-3), (1e-3, 1e-3 * 10**6)])
+def test_where_two_anchors_rise_slower_or_faster_the_power_law_holds(ends: tuple[float, float]) -> None:
+    errors = {"A": 1e-3, "B": 3e-3, "C": 1e-2}
+    table = damage_table([curve("t", sure("A", ends[0]), sure("C", ends[1]), errors=errors)])["t"]
+    share = math.log(3) / math.log(10)
+    assert table["B"].mean == pytest.approx(ends[0] * (ends[1] / ends[0]) ** share)
+
+
+@given(st.floats(-4, 8), st.floats(0.01, 0.99))
+def test_between_two_anchors_damage_rises_and_is_continuous_in_them(rise: float, share: float) -> None:
+    def at(slope: float) -> float:
+        errors = {"A": 1e-3, "B": 1e-3 * 10**share, "C": 1e-2}
+        anchors = (sure("A", 1e-3), sure("C", 1e-3 * 10**slope))
+        return damage_table([curve("t", *anchors, errors=errors)])["t"]["B"].mean
+
+    slope = abs(rise)
+    assert 1e-3 * (1 - 1e-9) <= at(slope) <= 1e-3 * 10**slope * (1 + 1e-9)
+    assert at(slope + 1e-6) == pytest.approx(at(slope), rel=1e-4)
 
 
 def test_between_anchors_damage_stays_between_theirs() -> None:

@@ -32,7 +32,7 @@ from mqnative.jobs.choose import (
     weighings,
 )
 from mqnative.jobs.curve import Curve, curve_of
-from mqnative.jobs.damages import Chunks, Measured, measured_fast, measured_of
+from mqnative.jobs.damages import Measured, measured_fast, measured_of
 from mqnative.jobs.fit import Case, Demand, Fit
 from mqnative.jobs.incumbents import incumbents_of, planned, read_incumbents
 from mqnative.jobs.known import Damages, damages_of
@@ -51,6 +51,7 @@ from mqnative.measure.cache_types import cache_damages
 from mqnative.measure.corpus import read_corpus, read_text
 from mqnative.measure.parts import Parts, deal_parts
 from mqnative.measure.probes import probe_until
+from mqnative.measure.steady import Chunks
 from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.stored_sweep import sweep
 from mqnative.measure.study import Compute, Study

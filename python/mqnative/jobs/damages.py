@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from mqnative.build.plan import ModelTensor
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix
@@ -14,14 +12,13 @@ from mqnative.formats.tied import EMBEDDING
 from mqnative.jobs.candidates import Importances
 from mqnative.jobs.measure_plan import MeasurePlan, Pair, layer_of
 from mqnative.jobs.places import places_of
+from mqnative.measure.steady import Chunks, steady
 from mqnative.measure.study import Study
 from mqnative.measure.weight_error import TensorSweep
 from mqnative.predict.damage import Anchor, Damage, TensorCurve, damage_table
 from mqnative.predict.noise import Noise, floors, noise_of, with_activations, without_noise
 from mqnative.predict.priors import fast_table
 from mqnative.predict.tied import Share, damages_of_uses
-
-Chunks = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -67,14 +64,15 @@ def measured_of(
     notes: tuple[str, ...] = (),
 ) -> Measured:
     """The damage table that these measurements give; ``priors`` stand in for tensors without probe."""
+    steadied = steady(probes)
     anchors = dict(priors or {})
-    anchors |= {n: anchor_of(t, probes[n, t]) for n, t in plan.anchors.items() if (n, t) in probes}
-    others = _others(plan, sweeps, probes)
+    anchors |= {n: anchor_of(t, steadied[n, t]) for n, t in plan.anchors.items() if (n, t) in probes}
+    others = _others(plan, sweeps, steadied)
     curves = {
         name: replace(curve, anchors=(anchors[name], *others.get(name, ()))) if name in anchors else curve
         for name, curve in curves_of(plan, sweeps).items()
     }
-    noises = _noises(plan, curves, probes)
+    noises = _noises(plan, curves, steadied)
     table = damage_table([without_noise(curves[name], noises[name]) for name in plan.candidates])
     full = {name: with_activations(table[name], noises[name]) for name in plan.candidates}
     floor = max((n.floor for n in noises.values()), default=0.0)

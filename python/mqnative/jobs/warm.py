@@ -16,8 +16,9 @@ from typing import Any
 from mqnative.errors import ManifestError, ParityError
 from mqnative.formats.groups import TensorName, reading_rank
 from mqnative.hybrids.mix_file import MixFile
-from mqnative.jobs.damages import Chunks, Measured, anchor_of, measured_of
+from mqnative.jobs.damages import Measured, anchor_of, measured_of
 from mqnative.jobs.measure_plan import MeasurePlan, Pair
+from mqnative.measure.steady import Chunks, steady
 from mqnative.measure.weight_error import TensorSweep
 from mqnative.predict.damage import Anchor, Damage
 
@@ -150,7 +151,7 @@ def warm_start(
     """
     theirs = prior.anchors(plan.anchors, {name: tuple(s.errors) for name, s in sweeps.items()})
     probes = probe({name: plan.anchors[name] for name in to_check(theirs, plan.anchors)})
-    own = {name: anchor_of(qtype, klds) for (name, qtype), klds in probes.items()}
+    own = {name: anchor_of(qtype, klds) for (name, qtype), klds in steady(probes).items()}
     found = agreement(theirs, own)
     facts = f"{found.n} tensors probed here have {found.ratio:.2f} times its KLD, spread {found.spread:.0%}"
     if not found.holds:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mqnative.measure.corpus import Corpus
 from mqnative.measure.restart import first_layer
+from mqnative.measure.steady import Chunks, steady
 from mqnative.measure.stored_scores import ChunkMeans, Importances, Pair, probe_pairs, unmeasured
 from mqnative.measure.study import Study
 from mqnative.measure.uncertainty import student_t95
@@ -82,19 +83,20 @@ def probe_until(
 
 
 def too_wide(found: Mapping[Pair, ChunkMeans], precision: float) -> list[Pair]:
-    """The pairs whose interval is wider than it may be."""
+    """The pairs whose interval is wider than it may be, outlying chunks drawn in."""
+    klds = steady({pair: means.kld for pair, means in found.items()})
     by_type: dict[str, list[float]] = {}
-    for (_, qtype), means in found.items():
-        by_type.setdefault(qtype, []).append(float(means.kld.mean()))
-    typical = {qtype: float(np.mean(klds)) for qtype, klds in by_type.items()}
+    for (_, qtype), chunks in klds.items():
+        by_type.setdefault(qtype, []).append(float(chunks.mean()))
+    typical = {qtype: float(np.mean(means)) for qtype, means in by_type.items()}
     return [
         pair
-        for pair, means in found.items()
-        if half_width(means) > precision * max(float(means.kld.mean()), typical[pair[1]])
+        for pair, chunks in klds.items()
+        if half_width(chunks) > precision * max(float(chunks.mean()), typical[pair[1]])
     ]
 
 
-def half_width(means: ChunkMeans) -> float:
+def half_width(klds: Chunks) -> float:
     """Half of the 95 % interval of the mean KLD; chunks are dealt at random, so that they are independent."""
-    n = len(means.kld)
-    return student_t95(n - 1) * float(means.kld.std(ddof=1)) / n**0.5 if n > 1 else np.inf
+    n = len(klds)
+    return student_t95(n - 1) * float(klds.std(ddof=1)) / n**0.5 if n > 1 else np.inf

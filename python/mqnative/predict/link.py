@@ -24,7 +24,7 @@ from mqnative.predict.curve import Damage
 # From 144 random mixes of three small models at 2 to 8 bits per weight, on text that measures nothing else:
 # `benchmarks/quality/link.py`.
 _POWER = 0.75
-_COUPLING = 1.4
+_COUPLING = 1.6
 _LOG_COUPLING_DEVIATION = 0.5
 # How far it lies from that of another mix of the same model.
 _LOG_COUPLING_SPREAD = 0.3
