@@ -19,11 +19,12 @@ from presets import SIZES, preset_sizes
 
 from mqnative.app.output import ProgressMonitor
 from mqnative.core.info import build_info
-from mqnative.jobs.auto import Options, Run
 from mqnative.jobs.damages import Measured, anchor_of, curves_of, measured_fast, measured_of
 from mqnative.jobs.fit import Fit
 from mqnative.jobs.known import damages_of
 from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_of_file
+from mqnative.jobs.options import Options
+from mqnative.jobs.run import Run
 from mqnative.measure.parts import Parts
 from mqnative.measure.probes import probe_until
 from mqnative.measure.stored_scores import mix_means

@@ -19,7 +19,8 @@ import numpy as np
 
 from mqnative.app.output import ProgressMonitor
 from mqnative.formats.tied import HEAD
-from mqnative.jobs.auto import Options, Run
+from mqnative.jobs.options import Options
+from mqnative.jobs.run import Run
 from mqnative.measure.probes import probe_until
 from mqnative.measure.steady import steady
 from mqnative.measure.study import Study

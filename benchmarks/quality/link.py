@@ -20,10 +20,11 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from mqnative.app.output import ProgressMonitor
-from mqnative.jobs.auto import Options, Run
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.known import damages_of
 from mqnative.jobs.linking import input_share, link_mixes, mix_damages
+from mqnative.jobs.options import Options
+from mqnative.jobs.run import Run
 from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.study import Study
 from mqnative.predict.link import head_shares

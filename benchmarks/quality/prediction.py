@@ -21,10 +21,11 @@ from scipy.stats import spearmanr
 
 from mqnative.app.output import ProgressMonitor
 from mqnative.core.info import build_info
-from mqnative.jobs.auto import Options, Run
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.known import damages_of
 from mqnative.jobs.linking import damage_sum, predicted_kld, random_mix
+from mqnative.jobs.options import Options
+from mqnative.jobs.run import Run
 from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.study import Study
 from mqnative.measure.uncertainty import Resamples, mean_estimate

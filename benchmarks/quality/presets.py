@@ -28,9 +28,9 @@ from mqnative.core.info import build_info
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import read_imatrix
 from mqnative.formats.recipe import read_recipe
-from mqnative.jobs.auto import Options
 from mqnative.jobs.candidates import importances_of
 from mqnative.jobs.main_job import auto
+from mqnative.jobs.options import Options
 from mqnative.jobs.presets import rivals
 from mqnative.measure.corpus import read_corpus
 from mqnative.measure.stored_scores import mix_means

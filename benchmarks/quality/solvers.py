@@ -19,10 +19,11 @@ from pathlib import Path
 from mqnative.app.output import ProgressMonitor
 from mqnative.core.info import build_info
 from mqnative.formats.atomic import write_text_atomic
-from mqnative.jobs.auto import RESULT, Options, Run
 from mqnative.jobs.choose import Chosen
 from mqnative.jobs.known import damages_of
+from mqnative.jobs.options import Options
 from mqnative.jobs.presets import presets_of
+from mqnative.jobs.run import RESULT, Run
 from mqnative.jobs.solver_table import Row, solver_table
 from mqnative.jobs.verify import Judged, judge
 from mqnative.measure.stored_scores import score

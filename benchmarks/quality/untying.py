@@ -22,11 +22,12 @@ from mqnative.build.writer import build_gguf
 from mqnative.core.info import build_info
 from mqnative.formats.atomic import write_text_atomic
 from mqnative.formats.tied import EMBEDDING, HEAD
-from mqnative.jobs.auto import Options, Run
 from mqnative.jobs.choose import choose
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.fit import Demand
 from mqnative.jobs.known import damages_of
+from mqnative.jobs.options import Options
+from mqnative.jobs.run import Run
 from mqnative.jobs.untie import mixes_of_uses
 from mqnative.jobs.verify import judge
 from mqnative.measure.parts import Parts

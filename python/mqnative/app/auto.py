@@ -23,9 +23,9 @@ from mqnative.app.options import (
 from mqnative.app.sizes import Size
 
 if TYPE_CHECKING:
-    from mqnative.jobs.auto import Options
     from mqnative.jobs.choose import Importance
     from mqnative.jobs.memory_budget import MemoryBudget
+    from mqnative.jobs.options import Options
     from mqnative.measure.study import Compute
     from mqnative.solve.constraints import Constraints
     from mqnative.solve.solvers import Settings
@@ -143,7 +143,7 @@ def auto(
         raise click.UsageError("give at most one of --size and --bpw")
     from mqnative.app.demand_text import command_words
     from mqnative.app.models import shown_model
-    from mqnative.jobs.auto import Options
+    from mqnative.jobs.options import Options
 
     if refine_rounds is None:
         # Measuring moves costs more than all the probes that a sibling's table saves.
@@ -207,7 +207,7 @@ def demo(
 ) -> None:
     """Run `mqnative auto` on the built-in 8 M model and texts: measure, choose, build, verify, report."""
     from mqnative.builtin import CALIB_TEXT, EVAL_TEXT, MODEL
-    from mqnative.jobs.auto import Options
+    from mqnative.jobs.options import Options
 
     options = Options(
         None,

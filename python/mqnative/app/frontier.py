@@ -113,12 +113,13 @@ def frontier(
     from mqnative.app.output import ProgressMonitor, console, print_json
     from mqnative.formats.atomic import check_output, write_text_atomic
     from mqnative.formats.imatrix import read_imatrix
-    from mqnative.jobs.auto import IMATRIX_NAME, Options, Run
     from mqnative.jobs.curve import curve_of
     from mqnative.jobs.frontier_facts import frontier_facts
     from mqnative.jobs.incumbents import planned
     from mqnative.jobs.obtain import obtain
+    from mqnative.jobs.options import Options
     from mqnative.jobs.presets import presets_of
+    from mqnative.jobs.run import IMATRIX_NAME, Run
     from mqnative.jobs.speed_frontier import speed_frontier
     from mqnative.measure.corpus import read_text
     from mqnative.measure.study import Study

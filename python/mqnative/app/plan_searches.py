@@ -64,8 +64,8 @@ def _pairs(steps: Steps, params: Params) -> Sequence[tuple[str, str]]:
 def _whole_job(
     steps: Steps, params: Params, calib: Path, evaluation: Path | None, *, select_chunks: int | None = None
 ) -> Plan:
-    from mqnative.jobs.auto import PRECISION, PROBE_CHUNKS, SELECT_CHUNKS
     from mqnative.jobs.candidates import default_targets
+    from mqnative.jobs.options import PRECISION, PROBE_CHUNKS, SELECT_CHUNKS
     from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS
     from mqnative.jobs.verify import MIN_CHUNKS
     from mqnative.measure.parts import SHARES_ALONE, SHARES_WITH_EVAL
@@ -104,8 +104,8 @@ def solve(params: Params, units: Units) -> Plan | None:
     steps = steps_of(params, units, texts=(text,))
     if steps is None or text is None:
         return None if steps is None else Plan((), ("a damage table is given: nothing is measured",))
-    from mqnative.jobs.auto import PRECISION
     from mqnative.jobs.candidates import default_targets
+    from mqnative.jobs.options import PRECISION
     from mqnative.measure.parts import SHARES_ALONE
 
     n = steps.chunks([text])

@@ -108,11 +108,12 @@ def solve(
     from mqnative.formats.damage_file import write_damages
     from mqnative.formats.imatrix import read_imatrix, write_imatrix
     from mqnative.formats.recipe import write_recipe
-    from mqnative.jobs.auto import Options, Run
     from mqnative.jobs.choose import recipe_of
     from mqnative.jobs.damage_table import to_file
     from mqnative.jobs.obtain import obtain
+    from mqnative.jobs.options import Options
     from mqnative.jobs.presets import presets_of
+    from mqnative.jobs.run import Run
     from mqnative.jobs.solver_table import solver_table
     from mqnative.jobs.tell import choice_facts
     from mqnative.measure.corpus import read_text

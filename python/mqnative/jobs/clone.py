@@ -18,10 +18,11 @@ from mqnative.formats.qtypes import qtype
 from mqnative.formats.recipe import Recipe, write_recipe
 from mqnative.hybrids.carry import Carried, Policy, carry_over
 from mqnative.hybrids.mix_file import MixFile
-from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Options, Run, Timed
 from mqnative.jobs.candidates import importances_of
+from mqnative.jobs.options import Options
 from mqnative.jobs.presets import STANDARD, Rival, near_rivals, rivals
 from mqnative.jobs.request import OutputFolder, text_hash
+from mqnative.jobs.run import IMATRIX_NAME, RESULT, Run, Timed
 from mqnative.jobs.verify import Judged, held_out_scores, judge
 from mqnative.measure.corpus import read_text
 from mqnative.measure.study import Compute, Study

@@ -10,7 +10,8 @@ from typing import Any
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.formats.atomic import atomic_path
-from mqnative.jobs.auto import Options, run_auto
+from mqnative.jobs.auto import run_auto
+from mqnative.jobs.options import Options
 from mqnative.jobs.publish import publish
 from mqnative.jobs.request import OutputFolder
 from mqnative.report.jsonform import from_json

@@ -8,10 +8,10 @@ from pathlib import Path
 from mqnative.errors import ConstraintError
 from mqnative.formats.damage_file import read_damages
 from mqnative.formats.imatrix import Imatrix
-from mqnative.jobs.auto import Run
 from mqnative.jobs.choose import Weighing
 from mqnative.jobs.damage_table import from_file
 from mqnative.jobs.known import Damages, damages_of
+from mqnative.jobs.run import Run
 from mqnative.measure.parts import Parts
 
 

@@ -15,13 +15,14 @@ from mqnative.formats.atomic import write_text_atomic
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.manifest import Manifest, write_manifest
 from mqnative.formats.tied import HEAD
-from mqnative.jobs.auto import IMATRIX_NAME, RESULT, Outcome, Timed
+from mqnative.jobs.auto import Outcome
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.frontier_facts import frontier_facts
 from mqnative.jobs.linking import input_share, kld_of, predicted_kld
 from mqnative.jobs.presets import STANDARD
 from mqnative.jobs.refinement import Step
 from mqnative.jobs.request import OutputFolder
+from mqnative.jobs.run import IMATRIX_NAME, RESULT, Timed
 from mqnative.jobs.tell import choice_facts, interval
 from mqnative.jobs.tensor_rows import tensor_row
 from mqnative.jobs.verify import Judged

@@ -16,11 +16,11 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.groups import TensorName
 from mqnative.formats.manifest import Manifest, write_manifest
 from mqnative.hybrids.mix_file import measured_kld, read_mix
-from mqnative.jobs.auto import IMATRIX_NAME, RESULT
 from mqnative.jobs.clone import CloneOptions, CloneOutcome, run_clone
 from mqnative.jobs.main_job import Finished
 from mqnative.jobs.publish import figures_of, step_row
 from mqnative.jobs.request import OutputFolder
+from mqnative.jobs.run import IMATRIX_NAME, RESULT
 from mqnative.report.html import to_html
 from mqnative.report.jsonform import from_json, to_json
 from mqnative.report.markdown import to_markdown

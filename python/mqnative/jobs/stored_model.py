@@ -14,10 +14,10 @@ from mqnative.errors import ModelLoadError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.imatrix import Imatrix
 from mqnative.formats.recipe import Recipe
-from mqnative.jobs.auto import IMATRIX_NAME
 from mqnative.jobs.candidates import default_targets
 from mqnative.jobs.damages import Measured, fast_of_file, measured_of
 from mqnative.jobs.measure_plan import MeasurePlan, anchor_for, plan_of_file
+from mqnative.jobs.run import IMATRIX_NAME
 from mqnative.jobs.tensor_rows import tensor_row
 from mqnative.measure.stored_scores import stored_probes
 from mqnative.measure.stored_sweep import stored_sweeps

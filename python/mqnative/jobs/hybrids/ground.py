@@ -16,11 +16,11 @@ from mqnative.formats.qtypes import qtype
 from mqnative.formats.recipe import Recipe
 from mqnative.hybrids.naming import Spec, v1_spec
 from mqnative.hybrids.overlap import shared_share
-from mqnative.jobs.auto import IMATRIX_NAME, Run
 from mqnative.jobs.candidates import candidate_types, default_targets
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.hybrids.baselines import Baseline
 from mqnative.jobs.hybrids.request import HybridOptions
+from mqnative.jobs.run import IMATRIX_NAME, Run
 from mqnative.measure.parts import Parts
 from mqnative.measure.study import Study
 from mqnative.predict.damage import Damage

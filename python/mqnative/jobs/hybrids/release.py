@@ -16,12 +16,12 @@ from mqnative.formats.manifest import Manifest, write_manifest
 from mqnative.hybrids.chords import Point
 from mqnative.hybrids.naming import Spec, family_of, file_name, model_stem, number_hybrids
 from mqnative.hybrids.verdicts import Survivor
-from mqnative.jobs.auto import IMATRIX_NAME
 from mqnative.jobs.hybrids.ground import SPEC_KEY, Ground
 from mqnative.jobs.hybrids.outcome import Outcome
 from mqnative.jobs.hybrids.report import report_of
 from mqnative.jobs.hybrids.tables import tables_of
 from mqnative.jobs.request import OutputFolder
+from mqnative.jobs.run import IMATRIX_NAME
 from mqnative.report.hybrid_pages import PLOT, to_html, to_markdown
 from mqnative.report.hybrid_plot import standalone
 from mqnative.report.hybrid_summary import HybridReport

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mqnative.core.monitor import NULL_MONITOR, Monitor
-from mqnative.jobs.auto import Options, Run
 from mqnative.jobs.hybrids.baselines import Baseline, baselines_of, read_externals
 from mqnative.jobs.hybrids.candidates import Search
 from mqnative.jobs.hybrids.ground import Ground, check_sizes, check_texts
@@ -21,7 +20,9 @@ from mqnative.jobs.hybrids.outcome import Outcome
 from mqnative.jobs.hybrids.release import release
 from mqnative.jobs.hybrids.request import HybridOptions, request_key
 from mqnative.jobs.hybrids.verify import prove
+from mqnative.jobs.options import Options
 from mqnative.jobs.request import OutputFolder
+from mqnative.jobs.run import Run
 from mqnative.measure.corpus import read_text
 from mqnative.measure.study import Study
 from mqnative.report.hybrid_summary import HybridReport

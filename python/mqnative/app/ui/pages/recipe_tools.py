@@ -20,7 +20,7 @@ from mqnative.errors import MQNativeError
 from mqnative.formats.imatrix import write_imatrix
 from mqnative.formats.recipe import Recipe, format_recipe, parse_recipe, write_recipe
 from mqnative.formats.tensor_types import format_tensor_types, parse_tensor_types
-from mqnative.jobs.auto import IMATRIX_NAME
+from mqnative.jobs.run import IMATRIX_NAME
 from mqnative.jobs.stored_model import newest_imatrix
 from mqnative.store import Store
 from mqnative.store.paths import home
