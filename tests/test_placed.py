@@ -124,3 +124,20 @@ def test_pinned_keeps_what_is_not_on_the_device() -> None:
         on_device = sites[0].choices[item.name][:, 0].any()
         assert len(item.choices) == (len(before.choices) if on_device else 1)
         assert found.solution.choices[item.name] in item.choices
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_loses_nothing_is_proven_best(seed: int) -> None:
+    # HiGHS' bound on a sum of zeros is now and then a hair below it.
+    rng = np.random.default_rng(seed)
+    sizes = (200, 106, 82, 70, 60, 50, 40, 30)
+    items = []
+    for i in range(60):
+        damages = (0.0, *np.sort(rng.uniform(1e-7, 1e-2, 7) * 10.0 ** rng.integers(-3, 1)))
+        choices = [Choice(f"T{n}", n, float(d)) for n, d in zip(sizes, damages, strict=True)]
+        items.append(Item(f"t{i}", tuple(choices)))
+    takes = np.array([(n, 0, n, 0.0) for n in sizes], np.float64)
+    site = Site("all", 0, 0, 0.0, {i.name: takes for i in items})
+    found = solve_placed(Problem(tuple(items), 10), [site], Capacity(device_bytes=1 << 40))
+    assert found is not None
+    assert (found.solution.damage, found.solution.gap) == (0.0, 0.0)

@@ -140,7 +140,9 @@ def solve_placed(
         if not any(over):
             chosen = {i.name: c for i, c in zip(problem.items, best.chosen, strict=True)}
             device, host, _, seconds = best.total
-            mix = solution(problem, chosen, bound - sites[possible[best.site]].damage, "exact")
+            # The program proves a bound to its tolerance; no mix has less than every tensor's least.
+            least = math.fsum([min(c.damage for c in i.choices) for i in problem.items])
+            mix = solution(problem, chosen, max(bound - sites[possible[best.site]].damage, least), "exact")
             return Placed(mix, possible[best.site], round(device), round(host), seconds)
         limits = [
             limit * (1 - _TIGHTER) if limit is not None and is_over else limit
