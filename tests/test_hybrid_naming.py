@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
+from mqnative.app.cli import cli
+from mqnative.app.hybrids_output import command_text
 from mqnative.build.plan import model_tensors, plan_build
 from mqnative.build.rebuild import manifest_of, plan_rebuild
 from mqnative.build.writer import build_gguf
@@ -16,7 +20,9 @@ from mqnative.formats.manifest import parse_manifest
 from mqnative.formats.recipe import Recipe
 from mqnative.hybrids.chords import Point
 from mqnative.hybrids.naming import family_of, file_name, model_stem, number_hybrids, v1_spec
-from mqnative.jobs.hybrids.request import HybridOptions
+from mqnative.jobs.hybrids.request import External, HybridOptions
+from mqnative.solve.constraints import Constraints
+from mqnative.solve.limits import Floor, Pin
 from mqnative.source.identity import identify
 
 BASELINES = [Point("Q2_K", 3600, 0.08), Point("Q4_K_M", 5300, 0.006), Point("Q6_K", 7000, 0.001)]
@@ -75,3 +81,34 @@ def test_labels_in_the_metadata_come_back_from_the_manifest(builtin_model: Path,
 def test_providers_are_known_and_named_once(providers: tuple[str, ...]) -> None:
     with pytest.raises(BaselineError, match=providers[0]):
         HybridOptions(providers=providers).check()
+
+
+def test_the_call_in_a_release_is_read_back_as_it_was_given() -> None:
+    limit = r"blk\.(0|1)\.ffn_down\.weight"
+    options = HybridOptions(
+        presets=("Q8_0", "Q4_K_M"),
+        externals=(External(Path("folder/a b.gguf"), "folder/a b.gguf"),),
+        sizes=(5_000_000,),
+        targets=("Q8_0", "Q6_K"),
+        collapse=3,
+        max_bytes=9_000_000,
+        providers=("MQ",),
+        spacing=0.1,
+        verify_chunks=8,
+        constraints=Constraints((Pin(limit, "Q6_K"), Floor("output.weight", "Q6_K"))),
+    )
+    words = shlex.split(command_text(Path("folder/m.gguf"), None, None, options))
+    assert words[:2] == ["mqnative", "hybrids"]
+    command = cli.get_command(click.Context(cli), "hybrids")
+    assert command is not None
+    with command.make_context("hybrids", words[2:]) as context:
+        given = context.params
+    for name in (
+        "presets", "sizes", "collapse", "max_bytes", "providers", "spacing", "verify_chunks", "n_ctx",
+        "probe_chunks", "select_chunks", "refine_rounds",
+    ):  # fmt: skip
+        assert given[name] == getattr(options, name), name
+    assert given["types"] == options.targets
+    assert given["externals"] == ("a b.gguf",)
+    assert given["pins"] == (f"{limit}=Q6_K",)
+    assert given["floors"] == ("output.weight=Q6_K",)

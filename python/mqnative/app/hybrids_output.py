@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from mqnative.app.models import shown_model
+from mqnative.hybrids.survivors import SPACING
 from mqnative.jobs.hybrids.request import PRESETS, HybridOptions
 from mqnative.jobs.hybrids.run import Finished
 
@@ -32,20 +34,37 @@ def release_json(done: Finished, output: Path) -> dict[str, Any]:
 
 
 def command_text(model: Path, calib: Path | None, evaluation: Path | None, options: HybridOptions) -> str:
-    """The call as reports show it, with file names instead of paths."""
-    parts = [f"mqnative hybrids {shown_model(model)}"]
-    parts += [] if calib is None else [f"--calib {calib.name}"]
-    parts += [] if evaluation is None else [f"--eval {evaluation.name}"]
-    parts += [f"--external {e.path.name}" for e in options.externals]
-    parts += [f"--presets {','.join(options.presets)}"] if options.presets != PRESETS else []
-    parts += [f"--sizes {','.join(map(str, options.sizes))}"] if options.sizes else []
-    parts += [f"--types {','.join(options.targets)}"] if options.targets else []
-    parts += list(options.constraints.texts)
-    parts += [] if options.collapse is None else [f"--collapse {options.collapse}"]
-    parts += [] if options.max_bytes is None else [f"--max-bytes {options.max_bytes}"]
-    parts += [f"--providers {','.join(options.providers)}"] if options.providers else []
-    parts += [
-        f"--ctx {options.n_ctx} --probe-chunks {options.probe_chunks}",
-        f"--select-chunks {options.select_chunks} --refine {options.refine_rounds} -o OUT",
-    ]
-    return " ".join(parts)
+    """The call as reports show it and a shell takes it, with file names instead of paths."""
+    words: list[str] = ["mqnative", "hybrids", shown_model(model)]
+
+    def add(option: str, value: object) -> None:
+        words.extend((option, str(value)))
+
+    if calib is not None:
+        add("--calib", calib.name)
+    if evaluation is not None:
+        add("--eval", evaluation.name)
+    for e in options.externals:
+        add("--external", e.path.name if e.learned is None else e.said)
+    if options.presets != PRESETS:
+        add("--presets", ",".join(options.presets))
+    for option, values in (("--sizes", options.sizes), ("--types", options.targets)):
+        if values:
+            add(option, ",".join(map(str, values)))
+    for text in options.constraints.texts:
+        words.extend(text.split(" ", 1))
+    for option, value in (("--collapse", options.collapse), ("--max-bytes", options.max_bytes)):
+        if value is not None:
+            add(option, value)
+    if options.providers:
+        add("--providers", ",".join(options.providers))
+    if options.spacing != SPACING:
+        add("--spacing", f"{options.spacing:g}")
+    if options.verify_chunks is not None:
+        add("--verify-chunks", options.verify_chunks)
+    add("--ctx", options.n_ctx)
+    add("--probe-chunks", options.probe_chunks)
+    add("--select-chunks", options.select_chunks)
+    add("--refine", options.refine_rounds)
+    add("-o", "OUT")
+    return shlex.join(words)
