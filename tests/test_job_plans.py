@@ -11,7 +11,7 @@ import pytest
 
 from mqnative.app.job_start import request_of, start
 from mqnative.app.plans import plan_of
-from mqnative.errors import JobError
+from mqnative.errors import InfeasibleBudgetError, JobError
 from mqnative.jobs import control
 from mqnative.jobs.estimate import Plan, Planned, compare, corrections, kept_shares, priced
 from mqnative.jobs.work import Units, calibrate, known_units, machine_of
@@ -97,6 +97,23 @@ class TestPlans:
         assert {s.name for s in plan.steps} - {s.name for s in fast.steps} == {"probe", "refine"}
         small = planned(store, "auto", **{**options, "bpw": 2.0})
         assert small.size_bytes < plan.size_bytes
+
+    def test_a_machines_context_is_no_chunk(self, store: Store, builtin_model: Path, tmp_path: Path) -> None:
+        text = tmp_path / "t.txt"
+        text.write_text("words " * 20_000, encoding="utf-8")
+        options = {"model": builtin_model, "calib": text, "output": tmp_path / "out"}
+        plain = planned(store, "auto", **options, bpw=4.5, n_ctx=512)
+        roomy = planned(store, "auto", **options, vram_bytes="64MiB", n_ctx=2048)
+        amounts = [{s.name: s.amount for s in plan.steps}["imatrix"] for plan in (plain, roomy)]
+        assert amounts[0] == amounts[1] > 1
+        # Everything fits there: the file is the largest there is.
+        assert roomy.size_bytes > 3 * plain.size_bytes
+        tight = planned(store, "auto", **options, vram_bytes="16MiB", n_ctx=512)
+        assert tight.size_bytes < roomy.size_bytes / 2
+        cached = planned(store, "auto", **options, vram_bytes="64MiB", kv_types="auto")
+        assert {s.name for s in cached.steps} - {s.name for s in roomy.steps} == {"caches"}
+        with pytest.raises(InfeasibleBudgetError):
+            planned(store, "auto", **options, vram_bytes="100KiB", n_ctx=2048)
 
     def test_cost_goes_with_work(self, store: Store, builtin_model: Path, tmp_path: Path) -> None:
         text = tmp_path / "t.txt"

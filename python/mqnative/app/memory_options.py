@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -18,6 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 AUTO = "auto"
 _CHUNK = 512
 _DEFAULT_CONTEXT = 4096
+_BUDGETS = ("vram_bytes", "ram_bytes", "min_tps")
 
 
 def cache_types(_ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -55,11 +56,18 @@ def memory_options(command: Command) -> Command:
         min_tps: float | None,
         **others: Any,
     ) -> Any:
-        given = click.get_current_context().get_parameter_source("n_ctx")
-        asked = n_ctx if given != click.core.ParameterSource.DEFAULT else _DEFAULT_CONTEXT
-        memory = _budget(compute, vram_bytes, ram_bytes, asked, kv_types, n_parallel, n_ubatch, min_tps)
-        chunk = n_ctx if memory is None else min(_CHUNK, asked)
-        return command(*args, n_ctx=chunk, compute=compute, memory=memory, **others)
+        asked = {
+            "vram_bytes": vram_bytes,
+            "ram_bytes": ram_bytes,
+            "n_ctx": n_ctx,
+            "kv_types": kv_types,
+            "n_parallel": n_parallel,
+            "n_ubatch": n_ubatch,
+            "min_tps": min_tps,
+            "device": compute.device,
+            "n_threads": compute.n_threads,
+        }
+        return command(*args, n_ctx=chunk_tokens(asked), compute=compute, memory=budget_of(asked), **others)
 
     options = (
         click.option(
@@ -94,20 +102,20 @@ def memory_options(command: Command) -> Command:
     return cast(Command, decorated)
 
 
-def _budget(
-    compute: Compute,
-    vram_bytes: int | None,
-    ram_bytes: int | None,
-    n_ctx: int,
-    kv_types: tuple[str, ...],
-    n_parallel: int | None,
-    n_ubatch: int | None,
-    min_tps: float | None,
-) -> MemoryBudget | None:
-    if vram_bytes is None and ram_bytes is None and min_tps is None:
+def chunk_tokens(params: Mapping[str, Any]) -> int:
+    """Tokens of the chunks that are measured on, from a command's parameters."""
+    n_ctx = int(params.get("n_ctx") or _CHUNK)
+    return min(_CHUNK, n_ctx) if _has_budget(params) else n_ctx
+
+
+def budget_of(params: Mapping[str, Any]) -> MemoryBudget | None:
+    """The machine that a command's parameters ask for; None if they ask for none."""
+    kv_types, n_parallel, n_ubatch = (params.get(n) for n in ("kv_types", "n_parallel", "n_ubatch"))
+    if not _has_budget(params):
         if kv_types or n_parallel is not None or n_ubatch is not None:
             raise click.UsageError("--kv-type, --parallel and --ubatch go with --vram or --ram")
         return None
+    kv_types = tuple(kv_types or ())
     if len(kv_types) > 2:
         raise click.UsageError("--kv-type takes one type, or those of K and V")
     from mqnative.core.memory import Context, gpu_to_plan_for
@@ -115,8 +123,24 @@ def _budget(
 
     any_cache = kv_types == (AUTO,)
     k, v = (kv_types * 2)[:2] if kv_types and not any_cache else ("F16", "F16")
-    context = Context(n_ctx, n_parallel or 1, n_ubatch or Context.n_ubatch, k, v)
-    device = gpu_to_plan_for(compute.device)
+    context = Context(_asked_context(params), n_parallel or 1, n_ubatch or Context.n_ubatch, k, v)
     return MemoryBudget(
-        vram_bytes, ram_bytes, context, device, min_tps, compute.n_threads, any_cache=any_cache
+        params.get("vram_bytes"),
+        params.get("ram_bytes"),
+        context,
+        gpu_to_plan_for(params.get("device") or "cpu"),
+        params.get("min_tps"),
+        params.get("n_threads"),
+        any_cache=any_cache,
     )
+
+
+def _has_budget(params: Mapping[str, Any]) -> bool:
+    return any(params.get(name) is not None for name in _BUDGETS)
+
+
+def _asked_context(params: Mapping[str, Any]) -> int:
+    """--ctx, or its default beside a budget, which is not that of chunks."""
+    context = click.get_current_context(silent=True)
+    source = None if context is None else context.get_parameter_source("n_ctx")
+    return _DEFAULT_CONTEXT if source == click.core.ParameterSource.DEFAULT else int(params["n_ctx"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mqnative.app.memory_options import budget_of
 from mqnative.app.plan_steps import LINK, RIVALS, VERIFIED, Params, steps_of, target_bytes
 from mqnative.jobs.estimate import Plan
 from mqnative.jobs.planning import Steps, text_stamps
@@ -48,17 +49,24 @@ def demo(params: Params, units: Units) -> Plan | None:
     return _whole_job(steps, merged, CALIB_TEXT, EVAL_TEXT, select_chunks=auto._DEMO_SELECT_CHUNKS)
 
 
-def _pairs(steps: Steps, params: Params) -> Sequence[tuple[str, str]]:
+def _pairs(steps: Steps, params: Params, size_bytes: int) -> Sequence[tuple[str, str]]:
     """What is probed near a budget; which types a tensor may get hardly depends on the importances."""
     from mqnative.formats.gguf import GGUFFile
     from mqnative.jobs.candidates import default_targets
     from mqnative.jobs.measure_plan import anchor_for, lossless_for, plan_of_file
 
-    bpw = 8.0 * target_bytes(steps, params) / steps.model.n_weights
+    bpw = 8.0 * size_bytes / steps.model.n_weights
     types = params.get("types") or params.get("targets") or default_targets()
     with GGUFFile.open(params["model"]) as file:
         lossless = lossless_for(bpw)
         return plan_of_file(file, None, types, anchor_for(bpw), lossless=lossless, bpw=bpw).pairs
+
+
+def _caches(steps: Steps, params: Params, chunks: int) -> None:
+    """The types of KV caches that are measured, if they are a decision."""
+    memory = budget_of(params)
+    if memory is not None and memory.any_cache:
+        steps.caches(len(memory.offered) - 1, chunks)
 
 
 def _whole_job(
@@ -79,20 +87,22 @@ def _whole_job(
     select = min(part["select"], select_chunks or SELECT_CHUNKS)
     verified = min(held_out, params.get("verify_chunks") or MIN_CHUNKS)
     deciding = {k: v for k, v in params.items() if k not in _NOT_DECIDING}
+    size = target_bytes(steps, params)
     steps.load()
     steps.imatrix(part["imatrix"])
     steps.sweep(types, None)
     if not params.get("fast"):
         precision = params.get("precision", PRECISION)
-        steps.probes(_pairs(steps, params), probe_chunks, precision, None)
+        steps.probes(_pairs(steps, params, size), probe_chunks, precision, None)
         rounds = params.get("refine_rounds")
         if rounds is None:
             rounds = MOST_ROUNDS if params.get("like") is None else 0
         moves = rounds * (MOST_MOVES + 1)
         steps.mixes("refine", moves, min(MOVE_CHUNKS, probe_chunks), deciding, share=_MOVE_SHARE)
+    _caches(steps, params, probe_chunks)
     steps.mixes("link", LINK, select, deciding)
     steps.mixes("rivals", RIVALS, select, deciding)
-    steps.build(target_bytes(steps, params))
+    steps.build(size)
     steps.mixes("verify", VERIFIED, verified, deciding)
     note = "chunks are counted by the text's size, and rounds that may end early are counted in full"
     return Plan(tuple(steps.found), (note,))
@@ -114,10 +124,11 @@ def solve(params: Params, units: Units) -> Plan | None:
         steps.imatrix(max(2, round(SHARES_ALONE["imatrix"] * n)))
     types = params.get("types") or params.get("targets") or default_targets()
     steps.sweep(types, text_stamps([params.get("imatrix_path")]))
+    chunks = min(max(2, round(SHARES_ALONE["probe"] * n)), int(params.get("probe_chunks") or 16))
     if not params.get("fast"):
-        chunks = min(max(2, round(SHARES_ALONE["probe"] * n)), int(params.get("probe_chunks") or 16))
         kept = text_stamps([params.get("imatrix_path")])
-        steps.probes(_pairs(steps, params), chunks, PRECISION, kept)
+        steps.probes(_pairs(steps, params, target_bytes(steps, params)), chunks, PRECISION, kept)
+    _caches(steps, params, chunks)
     return Plan(tuple(steps.found))
 
 

@@ -146,6 +146,11 @@ class Steps:
         seconds += n_mixes * share * self.encoding()
         self.add(name, n_mixes * chunks, "passes", seconds, kept=[name, kept])
 
+    def caches(self, n_pairs: int, chunks: int) -> None:
+        """KV caches of so many pairs of types measured against the plain one."""
+        seconds = self.passes(chunks) * (1.0 + n_pairs)
+        self.add("caches", n_pairs * chunks, "passes", seconds, kept=["caches", n_pairs])
+
     def evaluation(self, chunks: int, n_models: int = 1) -> None:
         """Models run over a text."""
         self.add("evaluate", chunks, "chunks", self.passes(chunks) * n_models)
