@@ -14,6 +14,7 @@ from hub_server import HubServer
 from mqnative.builtin import MODEL
 from mqnative.core.memory import CPU_ALONE, Context, MemoryTable, Placement, memory_use
 from mqnative.formats.recipe import read_recipe
+from mqnative.jobs.memory_budget import cache_text
 
 INFEASIBLE = 3
 VRAM = 16 << 20
@@ -49,6 +50,26 @@ def test_a_mix_for_a_card_loads_within_it(place: Workplace, tmp_path: Path) -> N
     assert said["launch_flags"] == ["-ngl", "999", "-c", "512", "-np", "1", "-ub", "512"]
     kinds = {k: sum(r[f"{k}_bytes"] for r in said["memory"]) for k in ("weights", "cache", "compute")}
     assert kinds["cache"] == 512 * 8 * 2 * 2 * 2 * 64  # tokens, layers, K and V, 2 bytes, heads, width
+
+
+def test_what_a_cache_loses_is_told_apart(place: Workplace) -> None:
+    given = (
+        "--damages",
+        place.table,
+        "--imatrix",
+        place.imatrix,
+        "-o",
+        place.folder / "said.yaml",
+        "--force",
+    )
+    fixed = ("solve", MODEL, *given, "--vram", "16MiB", "--ctx", 512)
+    plain = succeed(*fixed, env=place.env).out
+    narrow = succeed(*fixed, "--kv-type", "q8_0,q4_0", env=place.env).out
+    assert "cache  " not in plain
+    assert "what q8_0, q4_0 loses is not in the predicted KLD" in narrow
+    assert cache_text(("F16", "Q8_0"), 0.25) == (
+        "f16, q8_0 loses 0.250000 nats per token, measured, on top of the predicted KLD"
+    )
 
 
 def test_less_context_leaves_more_for_weights(place: Workplace) -> None:
@@ -134,6 +155,16 @@ def test_fit_tells_what_is_left_for_weights(place: Workplace) -> None:
     assert roomy["presets"][0] == "Q8_0"
 
 
+def test_where_all_of_a_model_fits_no_more_is_offered(place: Workplace) -> None:
+    shown = succeed("fit", MODEL, "--ctx", 4096, "--vram", "64MiB", env=place.env).out
+    assert "the model as it is" in shown
+    assert " 16 " in shown  # bits of BF16, not of what would fit
+    assert "trained for contexts of 2,048 tokens" in shown
+    tight = succeed("fit", MODEL, "--ctx", 512, "--vram", "15MiB", env=place.env).out
+    assert "as it is" not in tight
+    assert "trained" not in tight
+
+
 def test_a_checkpoint_fits_as_the_model_it_becomes(place: Workplace, tmp_path: Path) -> None:
     folder = builtin_checkpoint(tmp_path / "checkpoint")
     arguments = ("--ctx", 512, "--vram", "16MiB", "--json")
@@ -183,6 +214,8 @@ def test_options_that_make_no_sense_are_refused(place: Workplace) -> None:
     ):
         assert place.solve(*arguments).code == USAGE, arguments
     assert mqnative("bench", "missing.gguf").code != DONE
+    for options in (("--prompt", 0, "--gen", 0), ("--only", "Q8_0")):
+        assert mqnative("bench", MODEL, *options).code == USAGE, options
 
 
 def test_auto_builds_what_fits_and_says_how_to_start_it(place: Workplace, tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ def bench_command(
 
     if len(kv_types) > 2:
         raise click.UsageError("--kv-type takes one type, or those of K and V")
+    if only and not by_type:
+        raise click.UsageError("--only goes with --types")
+    if not by_type and not n_prompt and not n_gen:
+        raise click.UsageError("--prompt 0 and --gen 0 leave nothing to measure")
     if by_type:
         from mqnative.jobs.type_times import type_times
 

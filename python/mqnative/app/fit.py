@@ -71,7 +71,8 @@ def fit(
     everything but the token embedding counts; what its driver takes is not known and comes on top.
     """
     from mqnative.app.output import console, print_json
-    from mqnative.jobs.machine import fitting, planned_room, rooms
+    from mqnative.formats.gguf import GGUFFile
+    from mqnative.jobs.machine import fitting, planned_room, rooms, source_bpw, trained_context
 
     here = rooms()
     host = here[-1]
@@ -84,12 +85,16 @@ def fit(
     given = {} if not caches else {"caches": caches}
     with _header(model) as path:
         found = fitting(path, where, lengths, n_parallel=n_parallel, n_ubatch=n_ubatch, **given)
+        with GGUFFile.open(path) as file:
+            most_bpw, trained = source_bpw(file), trained_context(file)
     if as_json:
         print_json({"path": str(model), "fits": [f.values() for f in found]})
         return
     out = console()
     for room in where:
-        _print_room(room, [f for f in found if f.room == room], out)
+        _print_room(room, [f for f in found if f.room == room], most_bpw, out)
+    if trained is not None and any(f.context.n_ctx > trained for f in found):
+        out.print(f"the model was trained for contexts of {trained:,} tokens; longer ones may not work well")
 
 
 @contextmanager
@@ -121,7 +126,7 @@ def _header(model: Path) -> Iterator[Path]:
         yield stack.enter_context(loadable_header(path))
 
 
-def _print_room(room: Room, found: list[Fitting], out: object) -> None:
+def _print_room(room: Room, found: list[Fitting], most_bpw: float, out: object) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -132,14 +137,15 @@ def _print_room(room: Room, found: list[Fitting], out: object) -> None:
     for column in ("context", "KV", "cache", "buffers", "for weights", "bpw", "largest preset"):
         table.add_column(column, justify="right" if column != "largest preset" else "left")
     for f in found:
-        fits = f.left_bytes > 0 and bool(f.presets)
+        is_whole = f.bpw >= most_bpw
+        largest = "the model as it is" if is_whole else next(iter(f.presets), "none")
         table.add_row(
             f"{f.context.n_ctx:,}",
             f.context.type_k.lower(),
             size_text(f.cache_bytes),
             size_text(f.compute_bytes),
             size_text(f.left_bytes) if f.left_bytes > 0 else "nothing",
-            f"{f.bpw:.2f}" if f.left_bytes > 0 else "-",
-            f.presets[0] if fits else "none",
+            "-" if f.left_bytes <= 0 else f"{most_bpw:g}" if is_whole else f"{f.bpw:.2f}",
+            largest if f.left_bytes > 0 else "none",
         )
     out.print(table)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mqnative.app.output import size_text
+from mqnative.jobs.memory_budget import cache_text
 
 if TYPE_CHECKING:
     from mqnative.jobs.speed_frontier import SpeedPoint
@@ -28,6 +29,8 @@ def print_memory(out: Console, memory: Mapping[str, Any]) -> None:
         measured = memory.get("measured_tps")
         said = "" if measured is None else f", {measured:.1f} measured without its weights"
         out.print(Text(f"speed   {memory['predicted_tps']:.1f} tokens per second predicted{said}"))
+    if said := cache_text(memory["kv_type"], memory["kv_damage"]):
+        out.print(Text(f"cache   {said}"))
     out.print(Text(f"start   llama-server -m FILE {' '.join(memory['launch_flags'])}"))
 
 

@@ -25,8 +25,10 @@ from mqnative.formats.qtypes import qtype
 # A GPU to plan for; csrc/planned_device.hpp.
 PLANNED = "planned"
 ALL_LAYERS = -1
+# KV caches that are not quantized.
+PLAIN_CACHE_TYPES = ("F32", "F16", "BF16")
 # What llama.cpp accepts for -ctk and -ctv (common/arg.cpp, kv_cache_types), best first.
-CACHE_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
+CACHE_TYPES = (*PLAIN_CACHE_TYPES, "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 
 
 @dataclass(frozen=True)

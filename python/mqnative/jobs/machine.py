@@ -24,7 +24,6 @@ from mqnative.core.memory import (
 from mqnative.core.presets import preset_types
 from mqnative.errors import BackendError, QuantizeError
 from mqnative.formats.gguf import GGUFFile
-from mqnative.formats.qtypes import qtype
 
 # Presets that people choose among, largest first.
 PRESETS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "Q2_K", "IQ2_XXS", "IQ1_M")
@@ -104,9 +103,14 @@ def available_memory_bytes() -> int:
 
 def default_contexts(file: GGUFFile) -> list[int]:
     """A few lengths up to what the model was trained for."""
-    trained = file.get(f"{file.architecture}.context_length")
-    most = trained if isinstance(trained, int) and trained > 0 else _CONTEXTS[-1]
+    most = trained_context(file) or _CONTEXTS[-1]
     return sorted({min(n, most) for n in (*_CONTEXTS, most)})
+
+
+def trained_context(file: GGUFFile) -> int | None:
+    """Tokens of context that a model was trained for; None where its header does not say."""
+    trained = file.get(f"{file.architecture}.context_length")
+    return trained if isinstance(trained, int) and trained > 0 else None
 
 
 def fitting(
@@ -194,4 +198,4 @@ def planned_room(vram_bytes: int) -> Room:
 
 def source_bpw(file: GGUFFile) -> float:
     """What a mix has at most: the source's own types."""
-    return max(qtype(t.qtype.name).bpw for t in file.tensors.values())
+    return max(t.qtype.bpw for t in file.tensors.values() if len(t.shape) > 1 and t.n_rows > 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from mqnative.build.header_only import bare_header
 from mqnative.core.memory import (
     CPU_ALONE,
+    PLAIN_CACHE_TYPES,
     PLANNED,
     Context,
     MemoryTable,
@@ -129,8 +130,23 @@ class MemoryBudget:
 
 def launch_flags(placement: Placement, context: Context) -> list[str]:
     """llama.cpp's flags for a layout and a context; quantized values need flash attention."""
-    flash = [] if context.type_v in ("F32", "F16", "BF16") else ["-fa", "on"]
+    flash = [] if context.type_v in PLAIN_CACHE_TYPES else ["-fa", "on"]
     return [*placement.flags, *context.flags, *flash]
+
+
+def cache_text(kv_type: Sequence[str], damage: float) -> str:
+    """What a quantized KV cache adds to the predicted KLD of the weights; empty for one that is not.
+
+    Args:
+        kv_type: of K and V.
+        damage: measured, nats per token; 0 if it was not.
+    """
+    if not set(kv_type).difference(PLAIN_CACHE_TYPES):
+        return ""
+    names = ", ".join(dict.fromkeys(t.lower() for t in kv_type))
+    if damage:
+        return f"{names} loses {damage:.6f} nats per token, measured, on top of the predicted KLD"
+    return f"what {names} loses is not in the predicted KLD; --kv-type auto measures it"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,19 @@ from typing import Any
 
 from mqnative.build.header_only import header_only
 from mqnative.build.plan import BuildPlan
-from mqnative.core.memory import Context, MemoryTable, Placement, memory_use
+from mqnative.core.memory import PLAIN_CACHE_TYPES, Context, MemoryTable, Placement, memory_use
 from mqnative.core.presets import requires_imatrix
 from mqnative.errors import BackendError, InfeasibleBudgetError
 from mqnative.formats.gguf import GGUFFile
-from mqnative.jobs.memory_budget import MemoryBudget, Seconds, Takes, launch_flags, layouts, placements
+from mqnative.jobs.memory_budget import (
+    MemoryBudget,
+    Seconds,
+    Takes,
+    cache_text,
+    launch_flags,
+    layouts,
+    placements,
+)
 from mqnative.jobs.speed_model import SpeedModel
 from mqnative.solve.placed import Capacity, Placed, Site, fits, smallest, solve_placed
 from mqnative.solve.problem import Problem, bytes_text
@@ -61,9 +69,10 @@ class MemoryFit:
         """For a report."""
         device, host = self.table.device_bytes, self.table.host_bytes
         there = f"{device:,} bytes of the device's memory and " if device else ""
+        cache = cache_text((self.context.type_k, self.context.type_v), self.site.damage)
         return (
             f"For {self.budget.text}: {there}{host:,} bytes of main memory by llama.cpp's accounting; "
-            f"start with {' '.join(self.flags)}."
+            f"start with {' '.join(self.flags)}." + (f" Of the KV cache, {cache}." if cache else "")
         )
 
     @property
@@ -253,7 +262,7 @@ def _relaxed(budget: MemoryBudget) -> Iterator[tuple[str, MemoryBudget]]:
     if context.n_ctx > 512:
         n_ctx = max(512, context.n_ctx // 4)
         yield f"--ctx {n_ctx}", replace(budget, context=replace(context, n_ctx=n_ctx))
-    if context.type_k in ("F32", "F16", "BF16") and not budget.caches:
+    if context.type_k in PLAIN_CACHE_TYPES and not budget.caches:
         yield "--kv-type q8_0", replace(budget, context=replace(context, type_k="Q8_0", type_v="Q8_0"))
     if context.n_parallel > 1:
         yield "--parallel 1", replace(budget, context=replace(context, n_parallel=1))
