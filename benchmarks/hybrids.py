@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
+from mqnative.app.hybrids_output import command_text
 from mqnative.app.output import ProgressMonitor
 from mqnative.core.info import build_info
 from mqnative.hybrids.contrast import judge_together
@@ -59,10 +61,11 @@ def main() -> None:
         out = arguments.out / name
         out.parent.mkdir(parents=True, exist_ok=True)
         with ProgressMonitor() as monitor:
-            done = hybrids(model, *texts(arguments.folder), out, options, monitor=monitor)
+            command = command_text(model, *texts(arguments.folder), options)
+            done = hybrids(model, *texts(arguments.folder), out, options, command=command, monitor=monitor)
         if "table" in parts:
             print(f"## {name}\n")
-            print(to_markdown(done.report))
+            print(as_part(to_markdown(done.report)))
             print(below_chords(done.manifest["survivors"]), flush=True)
         if set(parts) & {"rivals", "repeat", "claim"}:
             with (
@@ -82,6 +85,12 @@ def main() -> None:
 def texts(folder: Path) -> tuple[Path, Path]:
     """Calibration and held-out text."""
     return folder / "text" / "calib.txt", folder / "text" / "eval.txt"
+
+
+def as_part(card: str) -> str:
+    """A model card below a heading of second level, without its plot, which is a file of its own."""
+    lines = [f"##{line}" if line.startswith("#") else line for line in card.splitlines()]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in lines if not line.startswith("!["))) + "\n"
 
 
 def smallest_of_each(rows: list[dict[str, Any]]) -> tuple[int, ...]:
