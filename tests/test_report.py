@@ -34,7 +34,7 @@ from mqnative.report import (
     to_json,
     to_markdown,
 )
-from mqnative.report.labels import Box, Label, place_labels
+from mqnative.report.labels import Box, Label, _candidates, _cost, _marker, place_labels
 from mqnative.report.memory import MemoryFacts
 from mqnative.report.numbers import (
     change,
@@ -669,6 +669,18 @@ def test_labels_never_cover_each_other_while_there_is_room(spots: list[tuple[flo
     assert all(p.box.within(frame) for p in places)
     for i, place in enumerate(places):
         assert all(place.box.overlap(other.box) == 0 for other in places[:i])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(60, 200), st.floats(40, 120)), min_size=1, max_size=12))
+def test_a_label_goes_to_the_cheapest_of_all_its_places(spots: list[tuple[float, float]]) -> None:
+    labels = [Label(x, y, 60.0, 16.0, 5.0) for x, y in spots]
+    frame, line = Box(0, 0, 260, 160), Box(90, 0, 100, 160)
+    taken = [_marker(label) for label in labels]
+    for label, place in zip(labels, place_labels(labels, frame, [], [line]), strict=True):
+        every = enumerate(_candidates(label))
+        assert place == min((_cost(p.box, frame, taken, [line]) + rank, rank, p) for rank, p in every)[2]
+        taken.append(place.box)
 
 
 def with_texts() -> Report:

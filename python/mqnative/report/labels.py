@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -69,13 +70,23 @@ def place_labels(
     taken = [*obstacles, *(_marker(label) for label in labels)]
     places = []
     for label in labels:
-        candidates = enumerate(_candidates(label))
-        _, _, place = min(
-            (_cost(place.box, frame, taken, soft) + rank, rank, place) for rank, place in candidates
-        )
+        place = _best(label, frame, taken, soft)
         taken.append(place.box)
         places.append(place)
     return places
+
+
+def _best(label: Label, frame: Box, taken: Sequence[Box], soft: Sequence[Box]) -> Place:
+    """The cheapest candidate, the earlier of equal ones; each costs its rank besides what it covers."""
+    best, least = None, math.inf
+    for rank, place in enumerate(_candidates(label)):
+        if least <= rank:  # no later one can be cheaper
+            break
+        cost = rank + _cost(place.box, frame, taken, soft)
+        if cost < least:
+            best, least = place, cost
+    assert best is not None
+    return best
 
 
 def _candidates(label: Label) -> Iterator[Place]:

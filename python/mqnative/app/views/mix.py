@@ -47,8 +47,10 @@ def damage_at(tensor: TensorRow, name: str) -> Damage | None:
     """The damage of a tensor at a type; None where it is unknown."""
     if name == tensor.source_type or not tensor.curve:
         return Damage(0.0, 0.0)
-    point = next((p for p in tensor.curve if p.qtype == name), None)
-    if point is None:
+    for point in tensor.curve:
+        if point.qtype == name:
+            break
+    else:
         return None
     return Damage(point.damage, (max(0.0, point.high - point.damage) / _Z95) ** 2)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.groups import label_tensors
+from mqnative.formats.qtypes import qtype
 from mqnative.jobs.stored_model import Known
 from mqnative.predict.link import UNFITTED
 from mqnative.report.hybrid_summary import HybridReport
@@ -83,6 +84,12 @@ class ModelView:
     def n_weights(self) -> int:
         """Weights in all tensors."""
         return sum(t.n_weights for t in self.tensors)
+
+    @cached_property
+    def original_bytes(self) -> int:
+        """Of the file with every tensor as it is stored."""
+        sizes = (qtype(t.source_type).tensor_bytes(t.shape) for t in self.tensors)
+        return self.fixed_bytes + sum(map(padded, sizes))
 
     @property
     def is_measured(self) -> bool:

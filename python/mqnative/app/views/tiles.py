@@ -61,8 +61,7 @@ def kld_texts(mix: Mix) -> tuple[str, str]:
 
 
 def _share(view: ModelView, mix: Mix) -> str:
-    original = mix_of(view, {t.name: t.source_type for t in view.tensors}).size_bytes
-    return f"{100.0 * mix.size_bytes / max(original, 1):.1f} %"
+    return f"{100.0 * mix.size_bytes / max(view.original_bytes, 1):.1f} %"
 
 
 def _against(mix: Mix, rival: Mix | None, what: str) -> str:

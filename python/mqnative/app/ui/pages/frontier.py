@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from nicegui import ui
 
+from mqnative.app.ui.following import following
 from mqnative.app.ui.frame import drawn, empty, frame, page
 from mqnative.app.ui.workspace import Session, Workspace, loaded
 from mqnative.app.views.frontier import chord_table, chords, frontier_of, placed_words
@@ -28,6 +29,9 @@ _FRONTIER_KEY = (
     "Band: 95 % of the prediction. Dashed: chords between presets. Large dot: your recipe. Coloured dots: "
     "hybrids and results of runs."
 )
+
+# The frontier is solved anew for every change.
+_PAUSE_S = 0.3
 
 
 def register(workspace: Workspace) -> None:
@@ -73,7 +77,7 @@ async def _predicted(workspace: Workspace, session: Session) -> None:
     others: Mapping[str, Mapping[str, str]] = await loaded(_mixes, session.view, related)
     ours = {*related, *session.view.mixes}
 
-    async def show() -> None:
+    async def show(_: list[str]) -> None:
         facts = await loaded(frontier_of, session.view, session.draft.types, others, ours)
         if facts is None:
             return
@@ -85,8 +89,8 @@ async def _predicted(workspace: Workspace, session: Session) -> None:
         placed.set_content(placed_table(facts))
         chord.set_content(_chords(facts) or '<p class="soft">No mix lies between two presets.</p>')
 
-    session.changed.subscribe(show)
-    await show()
+    session.changed.subscribe(following(show, _PAUSE_S))
+    await show([])
 
 
 def _mixes(view: ModelView, related: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:

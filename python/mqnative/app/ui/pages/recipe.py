@@ -8,6 +8,7 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from mqnative.app.ui.following import following
 from mqnative.app.ui.frame import drawn, empty, fail, frame, page, telling
 from mqnative.app.ui.grid import columns, tensor_grid
 from mqnative.app.ui.pages.memory_card import MemoryCard
@@ -69,7 +70,7 @@ class _Page:
                 self.memory.show()
                 self._compare_card()
                 files_card(self.workspace, self.session)
-        self.session.changed.subscribe(self._changed)
+        self.session.changed.subscribe(following(self._changed))
         ui.on("pick", self._pick)
         ui.on("row", self._pressed)
         ui.on("undo", self.session.undo)
@@ -198,7 +199,7 @@ class _Page:
         name, types = self.other
         self.session.change(take_types(self.view, self.session.draft, types, f"types of {name}"))
 
-    def _changed(self, names: list[str]) -> None:
+    async def _changed(self, names: list[str]) -> None:
         view, draft = self.view, self.session.draft
         other = None if self.other is None else self.other[1]
         rows = [grid_row(view, view.by_name[name], draft, other) for name in names if name in view.by_name]

@@ -9,13 +9,14 @@ from urllib.parse import quote
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from mqnative.app.ui.following import following
 from mqnative.app.ui.frame import drawn, empty, frame, page
 from mqnative.app.ui.grid import tensor_grid
 from mqnative.app.ui.reading import files_in
 from mqnative.app.ui.workspace import Session, Workspace, loaded
 from mqnative.app.views.heat import MEASURES, Histograms, Measure, layer_map
 from mqnative.app.views.model_view import ModelView
-from mqnative.app.views.structure import grid_rows, tree
+from mqnative.app.views.structure import grid_row, grid_rows, tree
 from mqnative.jobs.stored_model import error_histograms
 from mqnative.report.numbers import size_text
 from mqnative.report.summary import TensorRow
@@ -23,6 +24,8 @@ from mqnative.report.svg import escape
 from mqnative.store import Store
 
 _MOST_FILES = 8
+# The map of a large model takes a while.
+_PAUSE_S = 0.3
 _NOTHING = '<p class="soft">Nothing of this is known yet; a run measures it.</p>'
 
 
@@ -98,11 +101,12 @@ def _content(session: Session) -> None:
         nodes = ui.tree(tree(view), on_select=lambda e: _select(view.key, e.value, view.by_name))
         search.bind_value_to(nodes, "filter")
 
-    async def refresh() -> None:
+    async def refresh(names: list[str]) -> None:
+        rows = [grid_row(view, view.by_name[name], session.draft) for name in names if name in view.by_name]
+        grid.run_grid_method("applyTransaction", {"update": rows})
         await show()
-        grid.run_grid_method("applyTransaction", {"update": grid_rows(view, session.draft)})
 
-    session.changed.subscribe(refresh)
+    session.changed.subscribe(following(refresh, _PAUSE_S))
 
 
 def _files(view: ModelView) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from urllib.parse import quote
 
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from mqnative.app.ui.following import following
 from mqnative.app.ui.frame import drawn, empty, frame, page, telling
 from mqnative.app.ui.workspace import Session, Workspace, loaded
 from mqnative.app.views.curve_plot import Kind, curve_plot
@@ -19,6 +21,9 @@ from mqnative.app.views.tiles import tiles
 from mqnative.jobs.stored_model import error_histogram
 from mqnative.report.svg import escape
 from mqnative.store import Store
+
+# The figures are on their way to the browser before the drawings are made.
+_FIGURES_FIRST_S = 0.01
 
 
 def register(workspace: Workspace) -> None:
@@ -91,8 +96,11 @@ async def _content(session: Session, name: str) -> None:
                 ui.html("<h2>Errors of single weights</h2>", sanitize=False)
                 histogram = drawn("")
 
-    async def show() -> None:
+    async def show(_: list[str]) -> None:
         chosen = session.draft.types[name]
+        summary.set_content(tiles(view, session.draft))
+        pinned.set_value(name in session.draft.pins)
+        await asyncio.sleep(_FIGURES_FIRST_S)
         for kind, area in plots.items():
             wide = curve_plot(tensor, chosen, kind, knees, name=f"{kind}-wide wide-only")
             narrow = curve_plot(
@@ -101,8 +109,6 @@ async def _content(session: Session, name: str) -> None:
             area.set_content((wide + narrow) or '<p class="soft">Not measured yet.</p>')
         table.set_content(type_table(tensor, chosen, knees))
         facts.set_content(tensor_facts(view, tensor, session.draft))
-        summary.set_content(tiles(view, session.draft))
-        pinned.set_value(name in session.draft.pins)
         bins = [] if view.source is None else await loaded(_histogram, view.source, name, chosen)
         drawing = histogram_plot(bins, chosen)
         histogram_card.set_visibility(bool(drawing))
@@ -120,8 +126,8 @@ async def _content(session: Session, name: str) -> None:
     ui.on("pick", choose)
     ui.on("undo", session.undo)
     ui.on("redo", session.redo)
-    session.changed.subscribe(show)
-    await show()
+    session.changed.subscribe(following(show))
+    await show([])
 
 
 def _histogram(path: Path, name: str, chosen: str) -> list[tuple[float, float, int]]:
