@@ -300,3 +300,34 @@ def test_gains_are_logarithms_of_the_chord_over_the_file() -> None:
     found = gains([Point("a", 100, 1.0), Point("b", 150, 0.3), Point("c", 200, 0.2)])
     assert found["a"] == found["c"] == math.inf
     assert found["b"] == pytest.approx(math.log(2.0))
+
+
+def test_a_larger_file_takes_nobodys_place_at_no_more_bytes() -> None:
+    mixes = [entry("small", 5290, 0.0040), entry("large", 8990, 0.00015), entry("least", 3590, 0.03)]
+    table = choose_survivors([*BASELINES, *mixes], Rules(most=2))
+    assert [s.name for s in table.survivors] == ["least", "large"]
+    removed = {r.name: r for r in table.removed}
+    assert removed["Q2_K"].reason == removed["Q8_0"].reason == "STRICT_DOMINANCE"
+    gone = removed["Q4_K_M"]
+    heir = next(s for s in table.survivors if "Q4_K_M" in s.replaced)
+    assert gone.reason == "COLLAPSE"
+    assert gone.by == "small"
+    assert gone.said.endswith(f"; {heir.name} is the nearest that is left (collapse)")
+    large = next(s for s in table.survivors if s.name == "large")
+    assert large.reason == "REPLACES_BASELINE"
+    assert large.said.startswith("in place of Q8_0 at no more bytes")
+    assert "the nearest that is left to Q4_K_M" in heir.said
+    assert "Q4_K_M at no more bytes" not in heir.said
+
+
+def test_an_asked_size_that_pushes_another_out_does_not_dominate_what_is_smaller() -> None:
+    mixes = [entry("small", 5290, 0.0040), entry("asked", 5500, 0.0035, is_asked=True)]
+    table = choose_survivors([*BASELINES, *mixes])
+    assert [s.name for s in table.survivors] == ["Q2_K", "asked", "Q6_K", "Q8_0"]
+    removed = {r.name: r for r in table.removed}
+    assert removed["Q4_K_M"].reason == removed["small"].reason == "SPACING"
+    found = table.survivors[1]
+    assert found.replaced == ("Q4_K_M",)
+    assert found.reason == "NONLINEAR_WIN"
+    assert "at no more bytes" not in found.said
+    assert "a better trade than the files next to it; the nearest that is left to Q4_K_M" in found.said

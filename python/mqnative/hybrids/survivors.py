@@ -18,17 +18,16 @@ from dataclasses import dataclass, replace
 from mqnative.hybrids.chords import Chord, chord_at, gains
 from mqnative.hybrids.contrast import Contest, judge_together
 from mqnative.hybrids.entries import Entry, anchors_of, in_order, undominated
+from mqnative.hybrids.heirs import heir_of, is_thinned, place_text, settled
 from mqnative.hybrids.places import is_ahead, same_size
 from mqnative.hybrids.thinning import least_worth, too_close
 from mqnative.hybrids.verdicts import (
-    Kept,
     Removal,
     Removed,
     Survivor,
     chord_text,
     difference_text,
     less_text,
-    listed,
 )
 from mqnative.measure.uncertainty import Estimate
 
@@ -109,7 +108,7 @@ class _Judge:
         survivors = self._survivors()
         return Table(
             survivors,
-            tuple(self._removed.values()),
+            settled(self._removed, self._entries, self._rules.premium),
             tuple(a.name for a in self._anchors),
             self._contest.critical,
             self._contest.n_comparisons,
@@ -224,8 +223,8 @@ class _Judge:
         names = {e.name for e in kept}
         replaced: dict[str, list[Entry]] = {name: [] for name in names}
         for removal in self._removed.values():
-            entry, heir = self._entries[removal.name], _follow(removal.by, self._removed)
-            if entry.is_baseline and heir in replaced:
+            entry, heir = self._entries[removal.name], heir_of(removal.name, self._removed)
+            if entry.is_baseline and heir is not None and heir in replaced:
                 replaced[heir].append(entry)
         worth = gains([e.point for e in kept])
         found = []
@@ -240,28 +239,19 @@ class _Judge:
             said = "no file of at most its size is better or as good"
             return Survivor(entry.name, "NOT_BEATEN", names, said)
         chord, found = self._chords.get(entry.name, (None, None))
-        reason: Kept
-        if any(e.size_bytes >= entry.size_bytes for e in replaced):
-            reason = "REPLACES_BASELINE"
-            said = f"in place of {listed(names)} at no more bytes"
-        elif replaced:
-            reason = "NEAR_BASELINE_PREMIUM"
-            said = f"in place of {listed(names)}, a little larger and much better"
-        elif self._is_below_chord(entry.name):
-            reason, said = "NONLINEAR_WIN", "a better trade than the files next to it"
-        else:
-            reason, said = "ASKED_SIZE", "of a size that was asked for"
+        beaten: list[Entry] = []
+        thinned: list[Entry] = []
+        for e in replaced:
+            is_gone = is_thinned(e.name, self._removed, self._entries, self._rules.premium)
+            (thinned if is_gone else beaten).append(e)
+        reason, said = place_text(entry, beaten, thinned)
+        if reason is None:
+            is_win = self._is_below_chord(entry.name)
+            own = "a better trade than the files next to it" if is_win else "of a size that was asked for"
+            reason = "NONLINEAR_WIN" if is_win else "ASKED_SIZE"
+            said = f"{own}; {said}" if said else own
         if chord is None or found is None:
             return Survivor(entry.name, reason, names, said)
         if chord.kld > 0:
             said += f"; {100.0 * (1.0 - entry.point.kld / chord.kld):.0f} % below {chord_text(chord)}"
         return Survivor(entry.name, reason, names, said, found, chord.kld, (chord.below, chord.above))
-
-
-def _follow(name: str | None, removed: dict[str, Removal]) -> str | None:
-    """Who has the place in the end."""
-    seen = set()
-    while name is not None and name in removed and name not in seen:
-        seen.add(name)
-        name = removed[name].by
-    return name
