@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -32,9 +33,11 @@ from mqnative.solve.problem import Choice, Item, Problem
 if TYPE_CHECKING:
     from mqnative.jobs.fit import Case, Demand, Fit
 
-# A prediction that proves too good is corrected and the mix solved again, so often at most.
-_SPEED_TRIES = 4
+# A prediction that proves too good is corrected, by a share at most, and the mix solved again, so often at
+# most. Where that asks for too much, less is asked for again.
+_SPEED_TRIES = 6
 _MARGIN = 1.02
+_MOST_RAISED = 1.5
 # Weights that the host keeps are worth about this much of them, before anything is solved.
 _HOST_BPW = 8.5
 
@@ -140,16 +143,24 @@ def _fast_enough(case: Case, problem: Problem, budget: MemoryBudget, speed: Spee
     decided = {n for i in problem.items for n in i.uses(i.choices[0])}
     own = {n: t.qtype_name for n, t in case.damages.tensors.items() if n not in decided}
     seconds = speed.products, speed.token_seconds(own)
-    wanted, measured = budget.min_tps, 0.0
+    wanted, feasible, too_much, fastest = budget.min_tps, 0.0, math.inf, 0.0
     for _ in range(_SPEED_TRIES):
-        found = solve_memory(case.file, problem, case.plan, replace(budget, min_tps=wanted), seconds)
+        try:
+            found = solve_memory(case.file, problem, case.plan, replace(budget, min_tps=wanted), seconds)
+        except InfeasibleBudgetError:
+            if not feasible:
+                raise
+            too_much, wanted = wanted, math.sqrt(feasible * wanted)
+            continue
         measured = 1.0 / generation_rate(found.plan, n_threads=speed.n_threads).median_seconds
         if measured >= budget.min_tps:
             return replace(found, budget=budget, measured_tps=measured, speed=speed)
-        wanted *= min(1.5, _MARGIN * budget.min_tps / measured)
+        feasible, fastest = wanted, max(fastest, measured)
+        raised = wanted * min(_MOST_RAISED, _MARGIN * budget.min_tps / measured)
+        wanted = min(raised, math.sqrt(wanted * too_much))
     raise InfeasibleBudgetError(
-        f"no mix was found that reaches {budget.min_tps:g} tokens per second: the last one reached "
-        f"{measured:.1f}; ask for less speed, or allow faster types",
+        f"no mix was found that reaches {budget.min_tps:g} tokens per second: the fastest that was run "
+        f"reached {fastest:.1f}; ask for less speed, or allow faster types",
         constraint="--min-tps",
     )
 
