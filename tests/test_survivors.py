@@ -331,3 +331,22 @@ def test_an_asked_size_that_pushes_another_out_does_not_dominate_what_is_smaller
     assert found.reason == "NONLINEAR_WIN"
     assert "at no more bytes" not in found.said
     assert "a better trade than the files next to it; the nearest that is left to Q4_K_M" in found.said
+
+
+@pytest.mark.parametrize(("own", "serves"), [(5298, True), (5299, False)])
+def test_a_baseline_that_is_larger_than_asked_for_serves_only_by_its_header(own: int, serves: bool) -> None:
+    base = BASELINES[2]
+    larger = Entry(base.name, 5300, base.klds, True, own_bytes=own)
+    tied = near("h", 5298, base, 1.02, is_asked=True, asked_bytes=5298)
+    # A hair larger and much better: not what was asked for.
+    premium = entry("p", 5340, 0.0040)
+    table = choose_survivors([*BASELINES[:2], BASELINES[3], larger, tied, premium])
+    names = [s.name for s in table.survivors]
+    assert (base.name in names, "h" in names) == (serves, not serves)
+    removed = {r.name: r.reason for r in table.removed}
+    assert removed["p"] == "SPACING"
+    if serves:
+        assert removed["h"] == "NOT_BELOW_CHORD"
+    else:
+        assert removed[base.name] == "TIE_SMALLER"
+        assert table.survivors[1].reason == "REPLACES_BASELINE"

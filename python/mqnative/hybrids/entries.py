@@ -21,6 +21,8 @@ class Entry:
         is_baseline: a preset or another's mix; hybrids are the rest.
         is_asked: of a size that the user asked for, or there for one; spacing does not take it away.
         excluded: why it may not be published, as (reason, sentence); it is compared with all the same.
+        asked_bytes: the size that was asked for, where it matters which; None for any.
+        own_bytes: of the file that its maker writes, which has a shorter header; None: ``size_bytes``.
     """
 
     name: str
@@ -29,6 +31,13 @@ class Entry:
     is_baseline: bool
     is_asked: bool = False
     excluded: tuple[Removed, str] | None = None
+    asked_bytes: int | None = None
+    own_bytes: int | None = None
+
+    def serves(self, asked: Entry) -> bool:
+        """Whether it has the size that another one was asked for, too."""
+        own = self.size_bytes if self.own_bytes is None else self.own_bytes
+        return asked.asked_bytes is None or own <= asked.asked_bytes
 
     @property
     def point(self) -> Point:

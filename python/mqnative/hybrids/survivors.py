@@ -152,7 +152,8 @@ class _Judge:
         return name in self._chords and self._chords[name][1].ci95[1] < 0
 
     def _premium(self) -> None:
-        for base in [e for e in self._kept if e.is_baseline]:
+        # A size that was asked for is not served by a larger file.
+        for base in [e for e in self._kept if e.is_baseline and not e.is_asked]:
             most = base.size_bytes * (1.0 + self._rules.premium)
             near = [
                 e
@@ -191,7 +192,7 @@ class _Judge:
 
     def _served(self, asked: Entry) -> str:
         """Which baseline serves a size that was asked for as well, as a phrase; it is kept for that."""
-        same = self._of_its_size(asked)
+        same = [e for e in self._of_its_size(asked) if e.serves(asked)]
         if not same:
             return ""
         best = min(same, key=lambda e: (e.point.kld, e.size_bytes, e.name))

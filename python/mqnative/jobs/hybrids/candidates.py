@@ -105,7 +105,8 @@ class Search:
     def _baseline(self, baseline: Baseline, klds: F64Vector) -> Entry:
         size = self._sizes[baseline.name]
         why = excluded(self.ground.options, baseline.provider, size) or forbidden(self.ground, baseline.types)
-        return Entry(baseline.name, size, klds, True, excluded=why)
+        own = self.ground.upstream_bytes(baseline.types)
+        return Entry(baseline.name, size, klds, True, excluded=why, own_bytes=min(own, size))
 
     def _problems(self) -> None:
         ground = self.ground
@@ -133,8 +134,7 @@ class Search:
 
     def _point(self, anchor: Entry) -> Point:
         """What a file may take that replaces a baseline: no more than llama-quantize's own."""
-        upstream = self.ground.upstream_bytes(self.ground.baselines[anchor.name].types)
-        return Point(anchor.name, min(upstream, anchor.size_bytes), anchor.point.kld)
+        return Point(anchor.name, anchor.own_bytes or anchor.size_bytes, anchor.point.kld)
 
     def _smallest(self, ground: Ground) -> int:
         smallest = {
@@ -254,10 +254,10 @@ class Search:
                 continue
             seen[key] = name
             assert c.klds is not None
-            size, is_asked = c.solved.size_bytes, c.solved.target.why == "asked"
-            found.append(
-                Entry(name, size, c.klds, False, is_asked, excluded(self.ground.options, "MQ", size))
-            )
+            size, target = c.solved.size_bytes, c.solved.target
+            why = excluded(self.ground.options, "MQ", size)
+            asked = target.size_bytes if target.why == "asked" else None
+            found.append(Entry(name, size, c.klds, False, asked is not None, why, asked))
         return found
 
     def _judge(self, baselines: Sequence[Entry]) -> Table:
