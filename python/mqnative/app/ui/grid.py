@@ -77,7 +77,9 @@ def tensor_grid(rows: list[Row], *, select: bool, compare: bool = False, pins: b
         "headerHeight": 36,
         "animateRows": False,
         "suppressColumnVirtualisation": False,
-        "rowBuffer": 8,
+        # Rows are made as they come into view: made ahead, in slices of 60 ms, they hold up the frame.
+        "rowBuffer": 2,
+        "suppressAnimationFrame": True,
         "ensureDomOrder": False,
         "suppressDragLeaveHidesColumns": True,
     }
