@@ -146,6 +146,22 @@ def test_types_are_chosen_with_the_keyboard_alone(page: Page) -> None:
     page.until(lambda: page.tile("pinned") == "0", "undone")
 
 
+def test_a_table_sorts_by_its_heads_and_keeps_the_order_when_drawn_anew(page: Page) -> None:
+    page.open(add_run(page, "large") + "/tensor?name=blk.3.attn_v.weight")
+    head = ".drawn table.sortable thead th:nth-child(2) button"
+    first = ".drawn table.sortable tbody tr:first-child .type-button"
+    smallest = page.text_of(first)
+    for order in ("ascending", "descending"):
+        page.press(head)
+        page.one(f'.drawn th:nth-child(2)[aria-sort="{order}"]')
+    largest = page.text_of(first)
+    assert largest != smallest
+    page.press(f'.type-button[data-type="{smallest}"]')
+    page.one(f'.type-button[data-type="{smallest}"][aria-pressed="true"]')
+    page.until(lambda: page.all('.drawn th:nth-child(2)[aria-sort="descending"]'), "the order it had")
+    assert page.text_of(first) == largest
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_colours_follow_the_system_and_the_button(address: str, dark: bool) -> None:
     tab = Page(address, dark=dark)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 
 from mqnative.report.choices import FrontierFacts
 from mqnative.report.frontier_part import frontier_part, placed_table, points_table
 from mqnative.report.frontier_plot import frontier_plot
-from mqnative.report.html import head
+from mqnative.report.html import head, script
 from mqnative.report.speed_table import SpeedRow, speed_table
 from mqnative.report.standalone import standalone
 from mqnative.report.svg import escape
@@ -30,7 +28,7 @@ def frontier_page(facts: FrontierFacts, title: str, speeds: Sequence[SpeedRow] =
         f"<header><h1>{escape(title)}</h1></header>"
         f"{frontier_part(facts)}{sections}</main>"
         "<footer>Made by mqnative. KLD is D(original || mix), in nats per token, predicted.</footer>"
-        f"<script>{_script()}</script></body></html>\n"
+        f"{script()}</body></html>\n"
     )
 
 
@@ -40,8 +38,3 @@ def frontier_svg(facts: FrontierFacts) -> str:
     if not plot:
         return ""
     return standalone(plot)
-
-
-@cache
-def _script() -> str:
-    return (files("mqnative.report") / "templates" / "sort.js").read_text(encoding="utf-8").strip()

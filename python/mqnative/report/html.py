@@ -80,19 +80,29 @@ def to_html(report: Report) -> str:
         f'<!DOCTYPE html>\n<html lang="en">{head(report.title)}<body><main>{_opening(report)}'
         f'<nav aria-label="Sections">{links}</nav>{sections}</main>'
         f"<footer>Made by mqnative. KLD is D(original || mix), in nats per token.</footer>"
-        f"<script>{_template('sort.js')}</script></body></html>\n"
+        f"{script()}</body></html>\n"
     )
 
 
-def head(title: str) -> str:
-    """A page's head: its policy, which allows one script, and its style."""
-    script = base64.b64encode(hashlib.sha256(_template("sort.js").encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; img-src data:"
+def script() -> str:
+    """The one script of a page, which sorts its tables; `head` allows it."""
+    return f"<script>{_template('sort.js')}</script>"
+
+
+def head(title: str, style: str = "") -> str:
+    """A page's head: its policy, which allows one script, and its style.
+
+    Args:
+        title: of the page.
+        style: rules besides those of all reports.
+    """
+    digest = base64.b64encode(hashlib.sha256(_template("sort.js").encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     return (
         f'<head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title>\n<style>{stylesheet()}{_template('report.css')}</style></head>"
+        f"<title>{escape(title)}</title>\n<style>{stylesheet()}{_template('report.css')}{style}</style></head>"
     )
 
 

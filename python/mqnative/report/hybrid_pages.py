@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from mqnative.report import hybrid_tables as tables
+from mqnative.report.html import head, script
+from mqnative.report.hybrid_html import release_tables
 from mqnative.report.hybrid_plot import hybrid_plot, plot_style
 from mqnative.report.hybrid_summary import HybridReport
 from mqnative.report.markdown import escape, fenced, table
 from mqnative.report.numbers import duration, plain, plain_lines, typeset
-from mqnative.report.palette import stylesheet
+from mqnative.report.tables import facts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,31 +54,24 @@ def to_markdown(report: HybridReport) -> str:
 
 
 def to_html(report: HybridReport) -> str:
-    """The page: no script, no network, no other file."""
-    css = (files("mqnative.report") / "templates" / "report.css").read_text(encoding="utf-8").strip()
+    """The page: nothing else is needed to read it, and its script only sorts tables."""
+    made = [(title, drawn or "<p>None.</p>") for title, drawn in release_tables(report)]
     sections = (
-        ("Files", _html(tables.FILES, tables.file_rows(report)) + f"<p>{_text(tables.legend(report))}</p>"),
-        ("Why each file is here", _html(tables.WHY, tables.why_rows(report))),
-        ("Types by group", _html(tables.group_head(report), tables.group_rows(report))),
-        ("Baselines that were removed", _html(tables.REMOVED, tables.removed_rows(report))),
+        (made[0][0], f"{made[0][1]}<p>{_text(tables.legend(report))}</p>"),
+        *made[1:],
         ("How it was found", f"<p>{_text(tables.isolation_text(report))}</p>" + _notes(report)),
         ("How to rebuild", f"<pre>{html.escape(plain_lines(report.rebuild_command))}</pre>"),
-        ("Provenance and credit", _html(("what", "which"), [list(p) for p in report.provenance.items()])),
+        ("Provenance and credit", facts(report.provenance, "Provenance and credit")),
     )
     body = "".join(f"<section><h2>{title}</h2>{inner}</section>" for title, inner in sections)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{_text(report.title)}</title>\n'
-        f"<style>{stylesheet()}{css}{plot_style()}.scroll{{overflow-x:auto}}</style></head><body><main>"
+        f'<!DOCTYPE html>\n<html lang="en">{head(report.title, plot_style())}<body><main>'
         f"<header><h1>{_text(report.title)}</h1>"
         f'<p class="answer">{_text(tables.headline(report))}</p></header>'
         f'<figure class="hero">{hybrid_plot(report, "hybrids", 860, 480)}<figcaption>Filled: published. '
         "Dashed: chords between baselines. Lines from hybrids to the chord: proven wins.</figcaption>"
         "</figure>"
-        f"{body}</main><footer>Made by mqnative.</footer></body></html>\n"
+        f"{body}</main><footer>Made by mqnative.</footer>{script()}</body></html>\n"
     )
 
 
@@ -114,14 +108,6 @@ def _steps(report: HybridReport) -> list[list[str]]:
 
 def _notes(report: HybridReport) -> str:
     return "<ul>" + "".join(f"<li>{_text(note)}</li>" for note in report.notes) + "</ul>"
-
-
-def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return "<p>None.</p>"
-    heads = "".join(f'<th scope="col">{_text(name.removesuffix(":"))}</th>' for name in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _text(content: str) -> str:

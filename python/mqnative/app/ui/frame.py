@@ -24,10 +24,14 @@ def _static(name: str) -> str:
     return (files("mqnative.app.ui") / "static" / name).read_text(encoding="utf-8")
 
 
+def _report(name: str) -> str:
+    return (files("mqnative.report") / "templates" / name).read_text(encoding="utf-8")
+
+
 @cache
 def head() -> str:
     """Style and script of all pages."""
-    report = (files("mqnative.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    report = _report("report.css")
     # Of the report's style only what plots and tables need: its rules for bare elements stay out.
     colours = "".join(f"body.body--{theme}{{{theme_variables(theme)}}}" for theme in ("light", "dark"))
     from mqnative.report.palette import RAMP_LIGHT
@@ -35,7 +39,7 @@ def head() -> str:
     steps = "".join(f".q{i}{{background:var(--q{i});color:var(--t{i})}}" for i in range(len(RAMP_LIGHT)))
     return (
         f"<style>{colours}{steps}{_static('ui.css')}@scope (.drawn){{{_plots(report)}}}{plot_style()}</style>"
-        f"<script>{_static('ui.js')}</script>"
+        f"<script>{_report('sort.js')}{_static('ui.js')}</script>"
     )
 
 

@@ -29,17 +29,17 @@ def type_table(tensor: TensorRow, chosen: str, knees: Mapping[str, tuple[str, ..
         rows.append(
             [
                 Cell(button if p.legal else escape(p.qtype), p.bpw, f"q{step(p.bpw)}"),
-                Cell(f"{p.bpw:g}"),
-                Cell(escape(size_text(type_bytes(tensor, p.qtype)))),
-                Cell(_two(said.value, said.interval), None, "picked" if p.qtype == chosen else ""),
-                Cell("probe" if p.measured else "scaled"),
-                Cell(_number(error)),
-                Cell(_number(rmse)),
+                Cell(f"{p.bpw:g}", p.bpw),
+                Cell(escape(size_text(size := type_bytes(tensor, p.qtype))), size),
+                Cell(_two(said.value, said.interval), p.damage, "picked" if p.qtype == chosen else ""),
+                Cell("probe" if p.measured else "scaled", "probe" if p.measured else "scaled"),
+                Cell(_number(error), p.error),
+                Cell(_number(rmse), p.rmse),
                 Cell(escape(", ".join(knees.get(p.qtype, ())))),
             ]
         )
     head = ("type", "bpw:", "size:", "damage, nats/token:", "from", "weight error:", "RMSE:", "knee of")
-    return table("Every type", head, rows, "dense")
+    return table("Every type", head, rows, "dense sortable")
 
 
 def tensor_facts(view: ModelView, tensor: TensorRow, draft: Draft) -> str:

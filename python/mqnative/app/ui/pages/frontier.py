@@ -16,6 +16,7 @@ from mqnative.report import hybrid_tables, tables
 from mqnative.report.choices import FrontierFacts
 from mqnative.report.frontier_part import knee_sentences, placed_table
 from mqnative.report.frontier_plot import frontier_plot
+from mqnative.report.hybrid_html import release_tables
 from mqnative.report.hybrid_plot import hybrid_plot
 from mqnative.report.hybrid_summary import HybridReport
 from mqnative.report.numbers import typeset
@@ -151,16 +152,9 @@ def released(release: HybridReport) -> None:
                 "from hybrids to the chord: proven wins.",
             )
         )
-        for name, head, rows in (
-            ("Files", hybrid_tables.FILES, hybrid_tables.file_rows(release)),
-            ("Why each file is here", hybrid_tables.WHY, hybrid_tables.why_rows(release)),
-            ("Types by group", hybrid_tables.group_head(release), hybrid_tables.group_rows(release)),
-            ("Baselines that were removed", hybrid_tables.REMOVED, hybrid_tables.removed_rows(release)),
-        ):
-            cells = [[tables.Cell(escape(typeset(text))) for text in row] for row in rows]
-            if cells:
-                kind = "small" if rows and head is hybrid_tables.WHY else "dense"
-                drawn(f"<h3>{name}</h3>{tables.table(name, head, cells, kind)}")
+        for name, drawing in release_tables(release):
+            if drawing:
+                drawn(f"<h3>{name}</h3>{drawing}")
 
 
 def _figure(plot: str, caption: str) -> str:

@@ -68,6 +68,32 @@ function dropGreedyRules(sheet) {
 }
 window.addEventListener("load", () => [...document.styleSheets].forEach(dropGreedyRules));
 
+// Tables sort by a click on a head; one that is drawn anew keeps its order.
+const orders = new Map();
+const orderKey = (table) => `${location.pathname} ${table.caption?.textContent}`;
+function sortTables() {
+  for (const table of document.querySelectorAll("table.sortable:not([data-ready])")) {
+    table.dataset.ready = "";
+    makeSortable(table);
+    const [column, order] = orders.get(orderKey(table)) || [];
+    const head = table.tHead.rows[0].cells[column];
+    for (let i = 0; i < 2 && head && head.getAttribute("aria-sort") !== order; i += 1) {
+      head.querySelector("button")?.click();
+    }
+  }
+}
+document.addEventListener("click", (event) => {
+  const head = event.target.closest?.("table.sortable thead th[aria-sort]");
+  if (head) orders.set(orderKey(head.closest("table")), [head.cellIndex, head.getAttribute("aria-sort")]);
+});
+let sortWait = 0;
+new MutationObserver(() => {
+  sortWait ||= setTimeout(() => {
+    sortWait = 0;
+    sortTables();
+  }, 50);
+}).observe(document, { childList: true, subtree: true });
+
 function choose(target) {
   const pick = target.closest?.(".pick[data-type]");
   if (pick) emitEvent("pick", { type: pick.dataset.type });
