@@ -13,8 +13,10 @@ from mqnative.app.cli import COMMANDS, cli
 from mqnative.app.views.frontier import chord_table, chords
 from mqnative.app.views.job_forms import FORMS, arguments, defaults
 from mqnative.app.views.job_page import badge, can, events, facts, job_line, percent, plan_table, progress
+from mqnative.app.views.paths import short
 from mqnative.app.views.profiles import legend
 from mqnative.errors import ConstraintError
+from mqnative.jobs.estimate import Plan, Planned
 from mqnative.store.job_rows import Event, Job, Step
 from mqnative.store.job_tables import STATES
 
@@ -106,17 +108,6 @@ def test_progress_has_a_bar_for_every_step_of_the_last_attempt() -> None:
     assert "30 s left" in drawn
 
 
-def test_a_plan_that_counts_work_claims_no_time() -> None:
-    steps = [
-        {"name": "probes", "n_units": 1531.2, "unit": "whole passes", "says": "174 pairs"},
-        {"name": "build", "n_units": 2.0e6, "unit": "bytes", "says": "about 10 files"},
-    ]
-    drawn = plan_table({"steps": steps})
-    assert "1,531 whole passes" in drawn
-    assert "2.00 MB</b> to write" in drawn
-    assert "time" not in drawn
-
-
 def test_a_step_without_a_known_end_claims_no_share() -> None:
     assert percent(step(total=0)) is None
     assert percent(step(done=500)) == 100.0
@@ -134,8 +125,7 @@ def test_every_state_has_buttons_that_make_sense(state: str) -> None:
 
 def test_what_jobs_say_is_never_markup() -> None:
     hostile = job(argv=(EVIL,), folder=EVIL, versions={EVIL: EVIL}, error={"message": EVIL})
-    evil_step = {"name": EVIL, "amount": 1, "unit": EVIL, "seconds": 1.0, "size_bytes": 0, "basis": EVIL}
-    plan = {"seconds": 1.0, "size_bytes": 5, "notes": [EVIL], "steps": [evil_step]}
+    plan = Plan((Planned(EVIL, 1, EVIL, 1.0),), (EVIL,)).to_dict()
     drawn = [
         job_line(hostile, step(name=EVIL)),
         facts(hostile),
@@ -150,9 +140,23 @@ def test_what_jobs_say_is_never_markup() -> None:
 
 
 def test_the_cost_is_said_first() -> None:
-    known = {"name": "probe", "amount": 928, "unit": "passes", "seconds": 75.0, "size_bytes": 0}
-    steps = [known | {"basis": "kept"}]
-    drawn = plan_table({"seconds": 75.0, "size_bytes": 4_820_000, "steps": steps, "notes": []})
-    assert "1 min 15 s" in drawn
-    assert "4.82 MB" in drawn
+    steps = (
+        Planned("probe", 928, "passes", 70.0, seconds=70.0, basis="kept"),
+        Planned("build", 2_000, "weights", 5.0, size_bytes=4_820_000, seconds=5.0),
+    )
+    drawn = plan_table(Plan(steps, ("a note",)).to_dict())
+    assert "About <b>1 min 15 s</b>, <b>4.82 MB</b> to write" in drawn
+    assert "928 passes" in drawn
     assert "measured already" in drawn
+    assert "<li>a note</li>" in drawn
+
+
+def test_paths_in_the_users_home_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/ada")
+    assert short(Path("/srv/ada/models/a.gguf")) == "~/models/a.gguf"
+    assert short("mqnative build /srv/ada/a.gguf -o /srv/ada/b.gguf") == "mqnative build ~/a.gguf -o ~/b.gguf"
+    assert short("/srv/ada") == "~"
+    for other in ("/srv/adam/a.gguf", "/mnt/srv/ada/a.gguf"):
+        assert short(other) == other
+    monkeypatch.setenv("HOME", "/")
+    assert short("/models/a.gguf") == "/models/a.gguf"

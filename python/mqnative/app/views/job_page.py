@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mqnative.report.numbers import duration, size_text
+from mqnative.app.views.paths import short
+from mqnative.jobs.estimate import Plan
+from mqnative.report.numbers import duration, size_text, typeset
 from mqnative.report.svg import escape
 from mqnative.report.tables import Cell, table
 from mqnative.store.job_rows import Event, Job, Step
@@ -98,11 +100,11 @@ def progress(job: Job, steps: Sequence[Step]) -> str:
 def facts(job: Job) -> str:
     """What a job is and has cost, as a list."""
     shown = {
-        "command": "mqnative " + " ".join([job.kind, *map(str, job.argv)]),
+        "command": short("mqnative " + " ".join([job.kind, *map(str, job.argv)])),
         "started": _time(job.started) if job.started else "not yet",
         "time": f"{duration(job.wall_s)}, {duration(job.cpu_s)} of processors",
         "attempts": str(job.attempts),
-        "folder": str(job.folder),
+        "folder": short(str(job.folder)),
         "versions": ", ".join(f"{k} {v}" for k, v in job.versions.items()),
     }
     if job.ended:
@@ -121,37 +123,26 @@ def events(found: Sequence[Event]) -> str:
 
 
 def plan_table(plan: Mapping[str, Any]) -> str:
-    """What a command will cost, step by step, from ``--plan --json``; some plans count work, not time."""
-    steps = [_counted(step) for step in plan.get("steps", ())]
-    is_timed = "seconds" in plan
+    """What a command will cost, step by step, from ``--plan --json``."""
+    found = Plan.from_dict(plan)
     rows = [
         [
-            Cell(escape(step["name"])),
-            Cell(escape(f"{step['amount']:,} {step['unit']}")),
-            *([Cell(escape(duration(step["seconds"])))] if is_timed else []),
-            Cell(escape(size_text(step["size_bytes"])) if step["size_bytes"] else ""),
-            Cell(escape(step["says"])),
+            Cell(escape(step.name)),
+            Cell(escape(f"{step.amount:,} {step.unit}")),
+            Cell(escape(duration(step.seconds)), step.seconds),
+            Cell(escape(size_text(step.size_bytes)) if step.size_bytes else "", step.size_bytes),
+            Cell(escape(_BASES[step.basis])),
         ]
-        for step in steps
+        for step in found.steps
     ]
-    size = escape(size_text(plan.get("size_bytes") or sum(step["size_bytes"] for step in steps)))
-    passes = sum(step["amount"] for step in steps if step["unit"] == "whole passes")
-    price = duration(float(plan["seconds"])) if is_timed else f"{passes:,} whole passes of one chunk of text"
-    notes = "".join(f"<p>{escape(str(note))}</p>" for note in plan.get("notes", ()))
-    head = ("step", "about:", *(["time:"] if is_timed else []), "bytes:", "time is" if is_timed else "what")
-    shown = table("What it will cost", head, rows, "dense")
-    return f'<p class="cost">About <b>{escape(price)}</b>, <b>{size}</b> to write or fetch.</p>{shown}{notes}'
-
-
-def _counted(step: Mapping[str, Any]) -> dict[str, Any]:
-    """A planned step of any command, with the same keys."""
-    amount, unit = round(step.get("amount", step.get("n_units", 0))), str(step["unit"])
-    size = step.get("size_bytes", amount if unit == "bytes" else 0)
-    says = str(step.get("says") or _BASES.get(str(step.get("basis")), ""))
-    return {
-        "name": str(step["name"]), "amount": amount, "unit": unit, "size_bytes": size, "says": says,
-        "seconds": float(step.get("seconds", 0.0)),
-    }  # fmt: skip
+    price, size = duration(found.seconds), size_text(found.size_bytes)
+    notes = "".join(f"<li>{escape(typeset(note))}</li>" for note in found.notes)
+    head = ("step", "about:", "time:", "bytes:", "time is")
+    return (
+        f'<p class="cost">About <b>{escape(price)}</b>, <b>{escape(size)}</b> to write or fetch.</p>'
+        f"{table('What it will cost', head, rows, 'dense sortable')}"
+        f"{f'<ul>{notes}</ul>' if notes else ''}"
+    )
 
 
 def _time(text: str) -> str:

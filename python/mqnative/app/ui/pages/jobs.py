@@ -14,6 +14,7 @@ from mqnative.app.ui.frame import done, drawn, empty, fail, frame, page
 from mqnative.app.ui.pages.start_form import start_form
 from mqnative.app.ui.workspace import Workspace, loaded
 from mqnative.app.views.job_page import badge, can, events, facts, job_line, progress, title_of
+from mqnative.app.views.paths import short
 from mqnative.errors import MQNativeError
 from mqnative.jobs import control
 from mqnative.jobs.joblog import log_path
@@ -113,7 +114,7 @@ async def _one(workspace: Workspace, number: int, first: control.Snapshot) -> No
         bars.set_content(progress(job, now.steps))
         about.set_content(facts(job))
         happened.set_content(events(now.events))
-        log.set_content(escape_lines(text) or "Nothing was written yet.")
+        log.set_content(escape_lines(short(text)) or "Nothing was written yet.")
         why = "" if job.error is None else str(job.error.get("message", ""))
         problem.set_content(
             f'<div class="empty"><h2>It failed</h2><p>{escape(why)}</p>'
@@ -213,7 +214,7 @@ def _result(workspace: Workspace, job: Job) -> None:
     if path is None or not path.exists():
         ui.html("<p>The store has what was measured; the model's pages show it.</p>", sanitize=False)
         return
-    ui.html(f"<p>{escape(str(path))}</p>", sanitize=False)
+    ui.html(f"<p>{escape(short(path))}</p>", sanitize=False)
 
     async def show() -> None:
         try:

@@ -8,11 +8,13 @@ from typing import Any
 
 from nicegui import ui
 
+from mqnative import builtin
 from mqnative.app.ui.frame import done, drawn, empty, fail, frame, telling
 from mqnative.app.ui.obtain import convert_dialog, hub_dialog, is_checkpoint
 from mqnative.app.ui.reading import read_view
 from mqnative.app.ui.workspace import Workspace, loaded
 from mqnative.app.views.model_view import ModelView
+from mqnative.app.views.paths import short
 from mqnative.errors import MQNativeError
 from mqnative.report.numbers import size_text
 from mqnative.report.sentences import count
@@ -44,8 +46,7 @@ async def _content(workspace: Workspace) -> None:
             button = ui.button("Add", icon="add").props("unelevated")
         near = await loaded(workspace.folders.models)
         ui.html(
-            f'<span class="soft">Paths may lie in: {escape(", ".join(map(str, workspace.folders.roots)))}'
-            "</span>",
+            f'<span class="soft">Paths may lie in: {escape(", ".join(_places(workspace)))}</span>',
             sanitize=False,
         )
         known = set(workspace.models().values())
@@ -161,3 +162,8 @@ def _remove_button(workspace: Workspace, key: str, name: str, refresh: Refresh) 
     ui.button(icon="close", on_click=remove).props(
         f'flat round dense size=sm aria-label="Take {escape(name)} off the page"'
     ).classes("remove").tooltip("Take off the page; the file stays")
+
+
+def _places(workspace: Workspace) -> list[str]:
+    """The folders that the page was given; where the built-in model lies is of no interest."""
+    return [short(root) for root in workspace.folders.roots if root != builtin.MODEL.parent.resolve()]

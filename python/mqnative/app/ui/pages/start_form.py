@@ -14,6 +14,7 @@ from mqnative.app.ui.frame import drawn, fail
 from mqnative.app.ui.workspace import Workspace
 from mqnative.app.views.job_forms import FORMS, Field, arguments, defaults
 from mqnative.app.views.job_page import plan_table
+from mqnative.app.views.paths import short
 from mqnative.errors import MQNativeError
 from mqnative.formats.qtypes import all_types
 from mqnative.store.paths import home
@@ -69,7 +70,7 @@ def _fields(workspace: Workspace, model: Path, kind: str, given: Mapping[str, st
     widgets: dict[str, Any] = {}
     with ui.element("div").classes("form-grid"):
         for field in form.fields:
-            widgets[field.label] = _widget(field, first.get(field.label, ""))
+            widgets[field.label] = _widget(field, short(first.get(field.label, "")))
     cost = drawn("", "cost-area")
 
     def command() -> list[str]:
