@@ -31,7 +31,7 @@ from mqnative.measure.speed import bench
 _SEED = 7
 _LEVELS = (2.5, 8.5)
 _NEAR = 1.5
-_N_GEN, _N_RUNS = 16, 20
+_N_GEN, _N_RUNS = 2, 60
 
 
 def random_recipe(rng: random.Random, types: Mapping[str, tuple[str, ...]], level: float) -> dict[str, str]:

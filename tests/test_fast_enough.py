@@ -69,7 +69,19 @@ def test_a_prediction_that_is_too_good_is_corrected(
 ) -> None:
     found = answer(monkeypatch, 100.0, lambda x: 0.8 * x)
     assert found.measured_tps >= 100.0
-    assert asked == [100.0, pytest.approx(127.5)]
+    assert asked == [100.0, pytest.approx(100.0 * 1.02**2 / 0.8)]
+
+
+def test_what_was_reached_by_a_hair_is_taken_only_if_nothing_faster_is_found(
+    asked: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = answer(monkeypatch, 100.0, lambda x: 1.01 * x)
+    assert found.measured_tps > 102.0
+    assert len(asked) == 2
+    asked.clear()
+    found = answer(monkeypatch, 199.0, lambda x: 1.001 * x)
+    assert 199.0 < found.measured_tps < 1.02 * 199.0
+    assert max(asked) > FASTEST
 
 
 def test_a_correction_beyond_the_fastest_is_taken_back(

@@ -73,6 +73,24 @@ def test_times_are_kept_and_not_taken_again(tmp_path: Path, monkeypatch: pytest.
     assert ProductTimes(path).measure(wanted[:1]) == 1
 
 
+def test_of_tries_with_others_between_them_the_fastest_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    slow = iter((4.0, 5.0, 1.0, 6.0, 3.0, 2.0))
+
+    def timed(_setting: Setting, _shape: Shape, name: str) -> float:
+        order.append(name)
+        return next(slow)
+
+    monkeypatch.setattr(product_times, "_timed", timed)
+    times = ProductTimes(tmp_path / "times.json")
+    setting, shape = Setting.of(1 << 20, 1), Shape(256, 32)
+    assert times.measure([(setting, shape, "Q4_0"), (setting, shape, "Q8_0")]) == 2
+    assert order == ["Q4_0", "Q8_0"] * 3
+    assert (times.seconds(setting, shape, "Q4_0"), times.seconds(setting, shape, "Q8_0")) == (1.0, 2.0)
+
+
 def test_experts_are_timed_as_they_are_used(tmp_path: Path) -> None:
     times = ProductTimes(tmp_path / "times.json")
     shape = Shape(256, 64, n_experts=8, n_used=2)

@@ -21,8 +21,8 @@ from mqnative.measure.speed import Rate, bench
 
 # Uniform mixes that are run: fast and slow types, of few bits and many, some of them repacked.
 _RUN = ("Q4_0", "Q3_K", "Q6_K", "Q8_0", "IQ3_S")
-# Short runs, of which some are not interrupted on a busy machine either.
-_N_GEN, _N_RUNS = 16, 20
+# Runs so short that on a busy machine, too, some are not interrupted.
+_N_GEN, _N_RUNS = 2, 60
 # Mixes are run in turn, so that a machine that is slower for a while is so for all.
 _ROUNDS = 3
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,10 +23,11 @@ from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.qtypes import qtype
 from mqnative.store.paths import home, made_folder
 
-_VERSION = 1
-# Each product is timed for about this long, so that a model's shapes at all types take about a minute; twice,
-# and the faster time counts, since a busy machine may hold up a whole series.
-_SECONDS, _TRIES = 0.03, 2
+_VERSION = 2
+# Each product is timed for about this long, so that a model's shapes at all types take about a minute. The
+# fastest of some tries counts, since a busy machine may hold up a whole series; between the tries others are
+# timed, since it may be busy for longer.
+_SECONDS, _TRIES, _AT_ONCE = 0.03, 3, 24
 # Beyond so much, no cache helps, whatever the model's size.
 MOST_WORKING_SET = 256 << 20
 EXPERTS = "_exps."
@@ -130,11 +132,18 @@ class ProductTimes:
             OperationCancelled: what was timed is kept.
         """
         missing = [w for w in dict.fromkeys(wanted) if _key(*w) not in self._known]
-        monitor.start("matrix products", len(missing), "products")
+        monitor.start("matrix products", _TRIES * len(missing), "tries")
+        done = 0
         try:
-            for done, (setting, shape, name) in enumerate(missing):
-                self._known[_key(setting, shape, name)] = _timed(setting, shape, name)
-                monitor.update(done + 1)
+            for start in range(0, len(missing), _AT_ONCE):
+                together = missing[start : start + _AT_ONCE]
+                fastest = dict.fromkeys((_key(*w) for w in together), math.inf)
+                for setting, shape, name in _TRIES * together:
+                    key = _key(setting, shape, name)
+                    fastest[key] = min(fastest[key], _timed(setting, shape, name))
+                    done += 1
+                    monitor.update(done)
+                self._known |= fastest
         finally:
             forward_log()
             if missing:
@@ -150,10 +159,6 @@ def _key(setting: Setting, shape: Shape, name: str) -> str:
 
 
 def _timed(setting: Setting, shape: Shape, name: str) -> float:
-    return min(_quartile(setting, shape, name) for _ in range(_TRIES))
-
-
-def _quartile(setting: Setting, shape: Shape, name: str) -> float:
     numbers = (shape.n_per_row, shape.n_rows, shape.n_experts, shape.n_used, setting.n_tokens)
     times = core().time_product(
         qtype(name).id,
