@@ -90,8 +90,8 @@ def test_what_is_far_below_the_average_need_not_be_known_well() -> None:
         ("small", "Q8_0"): means(0.001, 0.005, 0.0),
     }
     assert too_wide(found, 0.1) == [("unsure", "Q3_K"), ("small", "Q8_0")]
-    assert half_width(found["large", "Q3_K"]) == pytest.approx(4.30 * 0.01 / 3**0.5, rel=0.2)
-    assert half_width(means(1.0)) == np.inf
+    assert half_width(found["large", "Q3_K"].kld) == pytest.approx(4.30 * 0.01 / 3**0.5, rel=0.2)
+    assert half_width(means(1.0).kld) == np.inf
 
 
 @given(
