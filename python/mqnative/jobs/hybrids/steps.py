@@ -11,6 +11,7 @@ from mqnative.jobs.candidates import default_targets
 from mqnative.jobs.hybrids.isolation import MOST_SHARE
 from mqnative.jobs.hybrids.refine import MOST_MOVES, MOVE_CHUNKS
 from mqnative.jobs.hybrids.request import HybridOptions
+from mqnative.report.sentences import count
 
 # On models of several kinds: anchors and two types that all but keep the weights, for every tensor.
 _PROBES_PER_TENSOR = 3
@@ -55,7 +56,7 @@ def plan_steps(file: GGUFFile, options: HybridOptions) -> list[PlannedStep]:
     sizes = round(n_baselines * _TARGETS_PER_BASELINE) + len(options.sizes)
     moves = _SURVIVORS * options.refine_rounds * MOST_MOVES * min(MOVE_CHUNKS, options.probe_chunks)
     held_out = options.verify_chunks or _HELD_OUT_CHUNKS
-    passes = "whole passes"
+    passes, rounds = "whole passes", count(options.refine_rounds, "round")
     return [
         PlannedStep(
             "imatrix",
@@ -78,7 +79,7 @@ def plan_steps(file: GGUFFile, options: HybridOptions) -> list[PlannedStep]:
         ),
         PlannedStep("baselines", n_baselines * options.select_chunks, passes, f"{n_baselines} mixes"),
         PlannedStep("candidates", 2 * sizes * options.select_chunks, passes, f"{sizes} sizes"),
-        PlannedStep("refine", moves * _MEAN_SHARE, passes, f"{options.refine_rounds} rounds of moves"),
+        PlannedStep("refine", moves * _MEAN_SHARE, passes, f"{rounds} of moves"),
         PlannedStep("verify", (n_baselines + _SURVIVORS) * held_out, passes, "held-out text"),
         PlannedStep("build", 0.5 * _SURVIVORS * file.file_bytes, "bytes", f"about {_SURVIVORS} files"),
     ]
