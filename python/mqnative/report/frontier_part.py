@@ -11,12 +11,14 @@ from mqnative.report.tables import Cell, table
 
 def frontier_part(facts: FrontierFacts) -> str:
     """The section that shows the frontier; empty without one."""
-    plot = frontier_plot(facts, "frontier", 760, 400)
+    plot = frontier_plot(facts, "frontier size-wide", 760, 400)
     if not plot:
         return ""
+    plot += frontier_plot(facts, "frontier size-narrow", 370, 360)
     said = "".join(f"<p>{escape(typeset(s))}</p>" for s in knee_sentences(facts))
     return (
-        f"<figure>{plot}<figcaption>Predicted KLD of the best mix of every size.</figcaption></figure>{said}"
+        f'<figure class="hero">{plot}<figcaption>Line and band: the best mix of every size with the 95 % '
+        f"interval of its prediction. Thin: the best presets.</figcaption></figure>{said}"
     )
 
 

@@ -68,7 +68,8 @@ def to_html(report: HybridReport) -> str:
         f'<!DOCTYPE html>\n<html lang="en">{head(report.title, plot_style())}<body><main>'
         f"<header><h1>{_text(report.title)}</h1>"
         f'<p class="answer">{_text(tables.headline(report))}</p></header>'
-        f'<figure class="hero">{hybrid_plot(report, "hybrids", 860, 480)}<figcaption>Filled: published. '
+        f'<figure class="hero">{hybrid_plot(report, "hybrids size-wide", 860, 480)}'
+        f"{hybrid_plot(report, 'hybrids size-narrow', 370, 380)}<figcaption>Filled: published. "
         "Dashed: chords between baselines. Lines from hybrids to the chord: proven wins.</figcaption>"
         "</figure>"
         f"{body}</main><footer>Made by mqnative.</footer>{script()}</body></html>\n"
