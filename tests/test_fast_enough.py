@@ -50,7 +50,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, demand: float, reached: Callable[[fl
     """What is found for a demand, where a mix predicted to reach x reaches ``reached(x)``."""
 
     def run(plan: float, **_: object) -> SimpleNamespace:
-        return SimpleNamespace(median_seconds=1.0 / reached(plan))
+        return SimpleNamespace(quiet_seconds=1.0 / reached(plan))
 
     monkeypatch.setattr(memory_fit, "generation_rate", run)
     case: Any = SimpleNamespace(file=None, plan=None, damages=SimpleNamespace(tensors={}))

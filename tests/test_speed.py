@@ -28,7 +28,6 @@ def test_a_rate_has_mean_and_spread_of_its_runs() -> None:
     assert rate.per_run == (100.0, 50.0)
     assert rate.mean == 75.0
     assert rate.sd == pytest.approx(35.355, rel=1e-4)
-    assert rate.median_seconds == 0.015
     assert rate.quiet_seconds == 0.0125
     assert Rate(5, (1.0,)).sd == 0.0
 

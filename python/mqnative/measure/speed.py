@@ -53,11 +53,6 @@ class Rate:
         return float(np.std(self.per_run, ddof=1)) if len(self.seconds) > 1 else 0.0
 
     @property
-    def median_seconds(self) -> float:
-        """Seconds per token of the median run."""
-        return float(np.median(self.seconds)) / self.n_tokens
-
-    @property
     def quiet_seconds(self) -> float:
         """Seconds per token of the first quartile of runs: what a machine does that is let alone.
 
