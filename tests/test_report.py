@@ -660,6 +660,11 @@ def test_axes_hold_their_values_and_have_ticks_inside(values: list[float]) -> No
         assert all(axis.low <= t <= axis.high for t in ticks)
 
 
+def test_an_axis_that_just_misses_a_step_has_more_than_one_tick() -> None:
+    assert Axis(1.1, 9.3, 0.0, 300.0).ticks(4) == [2.0, 4.0, 6.0, 8.0]
+    assert Axis(0.0, 8.0, 0.0, 300.0).ticks(4) == [0.0, 2.0, 4.0, 6.0, 8.0]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(60, 700), st.floats(40, 340)), min_size=1, max_size=12))
 def test_labels_never_cover_each_other_while_there_is_room(spots: list[tuple[float, float]]) -> None:

@@ -116,9 +116,16 @@ class Axis:
     def _linear_ticks(self, wanted: int) -> list[float]:
         rough = (self.high - self.low) / wanted
         power = math.floor(math.log10(rough))
-        tick = next(m for m in (1, 2, 5, 10) if m * 10.0**power >= rough * 0.999)
-        first, last = math.ceil(self.low / (tick * 10.0**power)), math.floor(self.high / (tick * 10.0**power))
-        found = [float(f"{i * tick}e{power}") for i in range(first, last + 1)]
+        steps = (0.5, 1, 2, 5, 10)
+        at = next(i for i, m in enumerate(steps) if m * 10.0**power >= rough * 0.999)
+        found = self._multiples(steps[at], power)
+        # A step that just misses may be far too long.
+        return found if 2 * len(found) >= wanted or at == 0 else self._multiples(steps[at - 1], power)
+
+    def _multiples(self, step: float, power: int) -> list[float]:
+        unit = step * 10.0**power
+        first, last = math.ceil(self.low / unit), math.floor(self.high / unit)
+        found = [float(f"{i * step}e{power}") for i in range(first, last + 1)]
         return [value for value in found if self.low <= value <= self.high]
 
 
