@@ -93,6 +93,20 @@ def test_a_correction_beyond_the_fastest_is_taken_back(
     assert found.measured_tps >= 140.0
 
 
+def test_a_correction_because_of_a_slow_moment_is_taken_back(
+    asked: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[float] = []
+
+    def reached(x: float) -> float:
+        runs.append(x)
+        return (0.6 if len(runs) == 1 else 1.0) * x
+
+    found = answer(monkeypatch, 100.0, reached)
+    assert max(asked) == pytest.approx(150.0)
+    assert 102.0 <= found.measured_tps <= 110.0
+
+
 def test_the_refusal_speaks_of_what_was_asked_for(
     asked: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

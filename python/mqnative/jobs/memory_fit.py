@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from mqnative.jobs.fit import Case, Demand, Fit
 
 # A prediction that proves too good is corrected, by a share at most, and the mix solved again, so often at
-# most. Where that asks for too much, less is asked for again. A little more than the demand is aimed at:
-# measurements may be lucky.
-_SPEED_TRIES = 6
-_MARGIN = 1.02
+# most. Where that asks for too much, or for much more than is needed, since the first run fell into a slow
+# moment, less is asked for again. A little more than the demand is aimed at: measurements may be lucky.
+_SPEED_TRIES = 8
+_MARGIN, _ENOUGH = 1.02, 1.1
 _MOST_RAISED = 1.5
 # Weights that the host keeps are worth about this much of them, before anything is solved.
 _HOST_BPW = 8.5
@@ -144,30 +144,38 @@ def _fast_enough(case: Case, problem: Problem, budget: MemoryBudget, speed: Spee
     decided = {n for i in problem.items for n in i.uses(i.choices[0])}
     own = {n: t.qtype_name for n, t in case.damages.tensors.items() if n not in decided}
     seconds = speed.products, speed.token_seconds(own)
-    wanted, feasible, too_much = budget.min_tps, 0.0, math.inf
-    best: MemoryFit | None = None
-    fastest = 0.0
+    wanted, too_little, too_much = budget.min_tps, 0.0, math.inf
+    reached: MemoryFit | None = None
+    fastest: MemoryFit | None = None
+    highest = 0.0
     for _ in range(_SPEED_TRIES):
         try:
             found = solve_memory(case.file, problem, case.plan, replace(budget, min_tps=wanted), seconds)
         except InfeasibleBudgetError:
-            if not feasible:
+            if not too_little:
                 raise
-            too_much, wanted = wanted, math.sqrt(feasible * wanted)
+            too_much, wanted = wanted, math.sqrt(too_little * wanted)
             continue
         measured = 1.0 / generation_rate(found.plan, n_threads=speed.n_threads).quiet_seconds
-        if measured > fastest:
-            best, fastest = replace(found, budget=budget, measured_tps=measured, speed=speed), measured
+        found = replace(found, budget=budget, measured_tps=measured, speed=speed)
+        if measured > highest:
+            fastest, highest = found, measured
         if measured >= _MARGIN * budget.min_tps:
-            break
-        feasible = wanted
-        raised = wanted * min(_MOST_RAISED, _MARGIN**2 * budget.min_tps / measured)
-        wanted = min(raised, math.sqrt(wanted * too_much))
-    if best is not None and fastest >= budget.min_tps:
-        return best
+            reached = found
+            if not too_little or measured <= _ENOUGH * budget.min_tps:
+                break
+            too_much, wanted = wanted, math.sqrt(too_little * wanted)
+        else:
+            too_little = wanted
+            raised = wanted * min(_MOST_RAISED, _MARGIN**2 * budget.min_tps / measured)
+            wanted = min(raised, math.sqrt(wanted * too_much))
+    if reached is not None:
+        return reached
+    if fastest is not None and highest >= budget.min_tps:
+        return fastest
     raise InfeasibleBudgetError(
         f"no mix was found that reaches {budget.min_tps:g} tokens per second: the fastest that was run "
-        f"reached {fastest:.1f}; ask for less speed, or allow faster types",
+        f"reached {highest:.1f}; ask for less speed, or allow faster types",
         constraint="--min-tps",
     )
 
