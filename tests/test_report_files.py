@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from mqnative.app.report import report as report_command
 from mqnative.app.views.frontier import RECIPE, chords, frontier_of, placed_words
 from mqnative.app.views.model_view import ModelView, view_of_report
 from mqnative.app.views.others import others_of
@@ -116,3 +118,10 @@ def test_the_same_figures_are_everywhere(tmp_path: Path) -> None:
     for name in ("report.html", "report.md"):
         assert digits in (tmp_path / name).read_text(encoding="utf-8")
     assert math.isclose(kld, 0.003612)
+
+
+def test_a_file_as_the_output_is_refused_with_the_way_to_one_form(tmp_path: Path) -> None:
+    found = CliRunner().invoke(report_command, [str(tmp_path), "-o", str(tmp_path / "page.html")])
+    assert found.exit_code == 2
+    assert "takes a folder; give --format html" in found.output
+    assert not (tmp_path / "page.html").exists()

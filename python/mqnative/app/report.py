@@ -35,6 +35,11 @@ def report(source: str, output: Path | None, formats: tuple[str, ...], force: bo
     from mqnative.app.output import console, print_json
     from mqnative.report.folder import read_results, write_report
 
+    named = "" if output is None or output.is_dir() else output.suffix.removeprefix(".")
+    if named in _FORMATS:
+        raise click.BadParameter(
+            f"takes a folder; give --format {named} for one form", param_hint=f"-o {output}"
+        )
     folder = _folder(source)
     found = read_results(folder)
     target = output or folder
