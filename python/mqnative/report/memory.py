@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mqnative.core.memory import MemoryRow
 from mqnative.report.numbers import size_text
+
+if TYPE_CHECKING:
+    from mqnative.core.memory import MemoryRow
 
 KINDS = ("weights", "cache", "compute", "total")
 HEAD = ("device", "memory", "weights:", "KV cache:", "compute buffers:", "total:")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mqnative.core.memory import MemoryRow
 from mqnative.report.jsonobject import JSONObject
 from mqnative.report.memory import KINDS, MemoryFacts
 
@@ -35,6 +34,9 @@ def read_memory(source: JSONObject) -> MemoryFacts:
     Raises:
         FormatError: a key is missing or holds something else.
     """
+    # Reports without a machine, most of them, are read without NumPy.
+    from mqnative.core.memory import MemoryRow
+
     flags = [source.of(f"launch_flags[{i}]", f, str) for i, f in enumerate(source.array("launch_flags"))]
     return MemoryFacts(
         source.text("budget"),
