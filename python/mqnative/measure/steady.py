@@ -2,7 +2,7 @@
 
 Where a router chooses experts, the slightest change sends a token that was undecided to others, which costs
 that token tenths of a nat. Whatever is changed, it is the same few tokens, so that damages that hold them do
-not add up: on a small mixture of experts, single probes near 8 bits summed up to seven times what the mix
+not add up: on a small mixture of experts, single probes near 8 bits summed up to several times what the mix
 of them lost. How much a chunk loses is told otherwise by the tensor's other chunks and by what other tensors
 lose on that chunk; so much and no more than a little beyond is taken for the tensor's own.
 """
