@@ -179,6 +179,22 @@ def test_a_finished_run_reports_again_and_rewrites_nothing(
     assert rows(home) == measured
 
 
+def test_force_does_a_finished_run_again_from_what_is_measured(
+    finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
+) -> None:
+    home, out, said = finished
+    shutil.copytree(out, tmp_path / "out")
+    measured = rows(home)
+    done = run(home, *auto_arguments(tmp_path / "out", text, "--bpw", 4.5), "--force")
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert again["reused"] is False
+    assert again["steps"] != said["steps"]
+    assert digest(Path(again["model_path"])) == digest(Path(said["model_path"]))
+    assert again["kld_mean"] == said["kld_mean"]
+    assert rows(home) == measured
+
+
 def test_another_budget_probes_at_most_the_head_again(
     finished: tuple[Path, Path, dict[str, Any]], text: Path, tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ def run_auto(
         folder: where everything goes.
         options: budget and effort.
         store: where numbers are kept.
-        force: use a folder that holds another run.
+        force: use a folder that holds another run, and do a finished one again.
         monitor: told every step.
 
     Raises:
@@ -143,7 +143,7 @@ def run_auto(
         read_text(text)
     with Study(model, store, compute=options.compute, monitor=monitor) as study:
         request = request_of(study, calib, evaluation, options)
-        if folder.finished(request.key()) is not None:
+        if not force and folder.finished(request.key()) is not None:
             return None
         run = Run(study, options, monitor)
         run.bpw()  # refuses a machine that nothing fits before anything is measured

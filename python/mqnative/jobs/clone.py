@@ -103,7 +103,7 @@ def run_clone(
         folder: where everything goes.
         options: policy and effort.
         store: where numbers are kept.
-        force: use a folder that holds something else.
+        force: use a folder that holds something else, and do a finished one again.
         monitor: told every step.
 
     Raises:
@@ -129,7 +129,7 @@ def run_clone(
         request = hashlib.sha256(
             json.dumps({"clone": _VERSION, **inputs}, sort_keys=True, default=dict).encode()
         ).hexdigest()
-        if folder.finished(request) is not None:
+        if not force and folder.finished(request) is not None:
             return None
         folder.claim(request, force=force)
         run = Run(study, Options(n_ctx=options.n_ctx, compute=options.compute), monitor)

@@ -60,7 +60,7 @@ def auto(
         mmproj: a projector for images or sound, which goes into the folder as it is.
         origin: the hub id and commit that the model is from, for the manifest.
         command: the call as the report shows it.
-        force: use a folder that holds another run.
+        force: use a folder that holds another run, and do a finished one again.
         monitor: told every step.
 
     Raises:

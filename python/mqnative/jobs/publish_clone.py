@@ -54,7 +54,7 @@ def clone(
         options: policy and effort.
         artifact: which file of a clone config.
         command: the call as the report shows it.
-        force: use a folder that holds something else.
+        force: use a folder that holds something else, and do a finished one again.
         monitor: told every step.
 
     Raises:

@@ -97,6 +97,7 @@ class OutputFolder:
         record = self.work / "request.json"
         if self._claimed_by(record) == key:
             self._remove_partial_files()
+            self.manifest.unlink(missing_ok=True)
             return
         if self.path.exists() and any(self.path.iterdir()) and not force:
             raise OutputExistsError(

@@ -68,7 +68,7 @@ def hybrids(
         output: the release folder; made if missing.
         options: baselines, sizes, effort, what is published.
         command: the call as the report shows it.
-        force: use a folder that holds something else.
+        force: use a folder that holds something else, and do a finished one again.
         monitor: told every step.
 
     Raises:
@@ -89,7 +89,7 @@ def hybrids(
             check_sizes(study.file, options)
             inputs = options.inputs(study, calib, evaluation)
             request = request_key(inputs)
-            if folder.finished(request) is not None:
+            if not force and folder.finished(request) is not None:
                 manifest = json.loads(folder.manifest.read_text(encoding="utf-8"))
                 found = json.loads((output / "report.json").read_text(encoding="utf-8"))
                 return Finished(HybridReport.from_json(found), manifest, reused=True)
