@@ -6,7 +6,7 @@ Everything here is quick; files and the store are read on other threads, by `loa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Session:
         stamp: of what it was read from; a change means that it is to be read again.
         changed: told the names of the tensors whose type or pin changed.
         keep: told the recipe after every change.
+        others: mixes to compare with, as they were found last.
     """
 
     view: ModelView
@@ -42,6 +43,7 @@ class Session:
     stamp: tuple[Any, ...]
     changed: Event[[list[str]]] = field(default_factory=Event)
     keep: Callable[[Draft], None] = field(default=lambda _: None)
+    others: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def draft(self) -> Draft:

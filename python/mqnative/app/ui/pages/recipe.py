@@ -111,25 +111,35 @@ class _Page:
     def _compare_card(self) -> None:
         with ui.element("section").classes("card stack compare-card"):
             ui.html("<h2>Compare with</h2>", sanitize=False)
-            self.others = ui.select({}, label="A preset or another mix", with_input=True).props(
-                "dense outlined clearable options-dense"
-            )
+            self._mixes: Mapping[str, Mapping[str, str]] = self.session.others
+            self._given: dict[str, Mapping[str, str]] = {}
+            self.others = ui.select(
+                list(self._mixes), label="A preset or another mix", with_input=True
+            ).props("dense outlined clearable options-dense")
             self.others.on_value_change(lambda e: self._compare(e.value))
             ui.button("Take its types", on_click=self._take_other).props("outline dense").tooltip(
                 "The recipe becomes this mix; pins stay where the type does"
             )
             recipe_upload("or a recipe file", self._add_other)
-            self._mixes: dict[str, Mapping[str, str]] = {}
-            ui.timer(0.1, self._load_others, once=True)
+            # Looked for again when the page has come to rest, if there is something to show until then.
+            ui.timer(3.0 if self._mixes else 0.1, self._load_others, once=True)
 
     async def _load_others(self) -> None:
         related = await loaded(self.workspace.related, self.view)
-        self._mixes = {**await loaded(others_of, self.view, related), **self._mixes}
-        self.others.set_options({name: name for name in self._mixes})
+        self.session.others = await loaded(others_of, self.view, related)
+        # Sent only if it differs: the browser looks through everything on the page for a change of one thing.
+        if self._offer():
+            self.others.set_options(list(self._mixes))
+
+    def _offer(self) -> bool:
+        """Take the mixes as they are now; whether there are others than before."""
+        before, self._mixes = self._mixes, {**self.session.others, **self._given}
+        return list(before) != list(self._mixes)
 
     def _add_other(self, name: str, recipe: Recipe) -> None:
-        self._mixes[name] = take_recipe(self.view, self.session.draft, recipe, name).types
-        self.others.set_options({known: known for known in self._mixes}, value=name)
+        self._given[name] = take_recipe(self.view, self.session.draft, recipe, name).types
+        self._offer()
+        self.others.set_options(list(self._mixes), value=name)
 
     async def _names(self) -> list[str]:
         """What an edit is for: the pattern's tensors, or the group's, or the ticked rows."""
