@@ -94,7 +94,7 @@ class TestPlans:
         assert [step.name for step in plan.steps] == names
         assert all(step.raw_s > 0 for step in plan.steps)
         fast = planned(store, "auto", **options, fast=True)
-        assert {s.name for s in plan.steps} - {s.name for s in fast.steps} == {"probe", "refine"}
+        assert {s.name for s in plan.steps} - {s.name for s in fast.steps} == {"probe", "refine", "link"}
         small = planned(store, "auto", **{**options, "bpw": 2.0})
         assert small.size_bytes < plan.size_bytes
 

@@ -44,7 +44,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
     verify = click.option(
         "--verify-chunks",
         type=click.IntRange(min=2),
-        help="Held-out chunks; default: until +-3 %, at least 20.",
+        help="Held-out chunks; default: until +-3 %, at least 20; with --fast 20.",
     )
     probes = click.option(
         "--probe-chunks",

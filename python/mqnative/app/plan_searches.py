@@ -100,7 +100,8 @@ def _whole_job(
         moves = rounds * (MOST_MOVES + 1)
         steps.mixes("refine", moves, min(MOVE_CHUNKS, probe_chunks), deciding, share=_MOVE_SHARE)
     _caches(steps, params, probe_chunks)
-    steps.mixes("link", LINK, select, deciding)
+    if not params.get("fast"):
+        steps.mixes("link", LINK, select, deciding)
     steps.mixes("rivals", RIVALS, select, deciding)
     steps.build(size)
     steps.mixes("verify", VERIFIED, verified, deciding)

@@ -156,9 +156,12 @@ def run_auto(
         theirs = measures.get("imatrix", measured)
         found, steps = run.refine(parts, measured, chosen.fit)
         found, memory = within(chosen.memory, found, chosen.fit)
-        link = run.link(parts, measured, found)
+        # With --fast the rivals, which are measured anyway, serve; of others' importances they say nothing.
+        shares = options.fast and theirs is measured
+        link = None if shares else run.link(parts, measured, found)
         solved = found
         found, net = run.safety_net(parts, measured, theirs, found)
+        link = link or run.link(parts, measured, solved, net)
         found, memory = within(memory, found, solved)
         if found is solved:
             net = replace(net, chosen=None)

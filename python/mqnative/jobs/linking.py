@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.tied import EMBEDDING, HEAD
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.known import Damages
 from mqnative.predict.damage import Damage
-from mqnative.predict.link import Link, Total, head_shares, total_of
+from mqnative.predict.link import Link, Total, fit_link, head_shares, total_of
 
 # Random mixes that the link is fitted on: their level, in bits per weight about the budget's, and how far a
 # tensor's type may lie from it.
@@ -39,6 +39,19 @@ def random_mix(measured: Measured, level: float, seed: int) -> dict[str, str]:
         near = [t for t in types if abs(qtype(t).bpw - level) <= _REACH]
         mix[name] = rng.choice(near or [min(types, key=lambda t: abs(qtype(t).bpw - level))])
     return mix
+
+
+def link_through(measured: Measured, mixes: Iterable[Mapping[str, str]], klds: Iterable[float]) -> Link:
+    """The link through mixes that were run whole; those with a type of unknown damage do not count.
+
+    Args:
+        measured: the damages.
+        mixes: types of every tensor.
+        klds: what each mix lost, nats per token.
+    """
+    totals = (damage_sum(measured, types) for types in mixes)
+    known = [(total, kld) for total, kld in zip(totals, klds, strict=True) if total is not None]
+    return fit_link([total for total, _ in known], [kld for _, kld in known])
 
 
 def damage_sum(measured: Measured | Damages, types: Mapping[str, str]) -> Total | None:

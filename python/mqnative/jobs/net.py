@@ -22,13 +22,15 @@ class Net:
     Attributes:
         presets: every preset that the model allows.
         best: the least damaging of those no larger than the solution; None if all are larger.
-        tried: names of the mixes that were measured.
+        tried: the mixes that were measured, the solution among them: types by name.
+        klds: what each of these lost on the select text, nats per token.
         chosen: the one that was better beyond doubt and took the solution's place; usually none.
     """
 
     presets: dict[str, Rival]
     best: str | None
-    tried: tuple[str, ...]
+    tried: Mapping[str, Mapping[str, str]]
+    klds: Mapping[str, float]
     chosen: str | None
 
 

@@ -14,7 +14,7 @@ from mqnative.formats.atomic import write_text_atomic
 from mqnative.solve.solvers import Settings
 
 # Raised when the same request would give another answer.
-_REQUEST_VERSION = 2
+_REQUEST_VERSION = 3
 
 
 @dataclass(frozen=True)

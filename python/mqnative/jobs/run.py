@@ -27,7 +27,7 @@ from mqnative.jobs.damages import Measured, measured_fast, measured_of
 from mqnative.jobs.fit import Case, Demand, Fit
 from mqnative.jobs.incumbents import incumbents_of, planned
 from mqnative.jobs.known import Damages
-from mqnative.jobs.linking import damage_sum, link_mixes
+from mqnative.jobs.linking import link_mixes, link_through
 from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_of_file
 from mqnative.jobs.memory_fit import file_estimate
 from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
@@ -35,7 +35,7 @@ from mqnative.jobs.options import Options
 from mqnative.jobs.presets import STANDARD, near_rivals, presets_of
 from mqnative.jobs.refinement import MOST_MOVES, MOVE_CHUNKS, Step, refine
 from mqnative.jobs.untie import measured_share
-from mqnative.jobs.verify import Judged, held_out_scores, judge, scores_of
+from mqnative.jobs.verify import MIN_CHUNKS, Judged, held_out_scores, judge, scores_of
 from mqnative.jobs.warm import check_prior, prior_of, warm_start
 from mqnative.measure.cache_types import cache_damages
 from mqnative.measure.corpus import read_corpus
@@ -46,7 +46,7 @@ from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.stored_sweep import sweep
 from mqnative.measure.study import Study
 from mqnative.measure.sweep import TOLERANCE
-from mqnative.predict.link import Link, fit_link
+from mqnative.predict.link import Link
 from mqnative.solve.limits import Cap
 
 # Presets that could be the best of their size are measured on the select text; so many of the largest.
@@ -247,14 +247,14 @@ class Run:
             apart = None if theirs is measured else {RESULT: measured.importances}
             scores = scores_of(self.study, "rivals", text, every, theirs.importances, apart)
         judged = judge(scores, RESULT, text.n_ctx)
-        klds = {name: judged[name].figures.kld_mean or 0.0 for name in mixes}
+        klds = {name: judged[name].figures.kld_mean or 0.0 for name in every}
         best = min((r.name for r in near), key=lambda name: klds[name], default=None)
         # Another method was asked for by name, and a constraint holds whatever is better without it.
         may_replace = self.options.method == "exact" and theirs is measured
         others_may = [name for name in mixes if may_replace and allowed(found, mixes[name])]
         better = [name for name in others_may if judged[name].verdict == "worse"]
         chosen = min(better, key=lambda name: klds[name], default=None)
-        net = Net(presets, best, tuple(mixes), chosen)
+        net = Net(presets, best, every, klds, chosen)
         if chosen is None:
             return found, net
         plan = self.plan(measured, mixes[chosen])
@@ -262,16 +262,22 @@ class Run:
             return found, replace(net, chosen=None)
         return replace(found, solution=as_solution(found, plan.types, chosen), plan=plan), net
 
-    def link(self, parts: Parts, measured: Measured, found: Fit) -> Link:
-        """How the sum of damages becomes the KLD of a mix, from a few random mixes about as large."""
+    def link(self, parts: Parts, measured: Measured, found: Fit, net: Net | None = None) -> Link:
+        """How the sum of damages becomes the KLD of a mix, from a few random mixes about as large.
+
+        With ``net`` from the rivals there, which are measured already.
+        """
+        if net is not None:
+            return link_through(
+                measured, net.tried.values(), [net.klds[name] - measured.floor for name in net.tried]
+            )
         text = parts.select.head(self.options.select_chunks)
         mixes = link_mixes(measured, found.plan.bpw)
         with self.step("link", f"{len(mixes)} mixes x {text.n_chunks} chunks"):
             means = mix_means(self.study, "link", text, mixes, measured.importances)
-        totals = [damage_sum(measured, types) for types in mixes.values()]
-        klds = [float(m.kld.mean()) - measured.floor for m in means.values()]
-        known = [(t, k) for t, k in zip(totals, klds, strict=True) if t is not None]
-        return fit_link([t for t, _ in known], [k for _, k in known])
+        return link_through(
+            measured, mixes.values(), [float(means[name].kld.mean()) - measured.floor for name in mixes]
+        )
 
     def verify(
         self, parts: Parts, measured: Measured, theirs: Measured, found: Fit, net: Net
@@ -282,6 +288,9 @@ class Run:
         names = [n for n in wanted if n in net.presets]
         mixes = {RESULT: found.plan.types} | {n: net.presets[n].types for n in dict.fromkeys(names)}
         apart = None if theirs is measured else {RESULT: measured.importances}
+        n_chunks = self.options.verify_chunks
+        if n_chunks is None and self.options.fast:
+            n_chunks = min(MIN_CHUNKS, parts.held_out.n_chunks)
         with self.step("verify", f"{len(mixes)} mixes on held-out text"):
             scores = held_out_scores(
                 self.study,
@@ -289,7 +298,7 @@ class Run:
                 mixes,
                 theirs.importances,
                 result=RESULT,
-                n_chunks=self.options.verify_chunks,
+                n_chunks=n_chunks,
                 apart=apart,
             )
         judged = judge(scores, RESULT, self.options.n_ctx)
