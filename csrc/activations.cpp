@@ -13,16 +13,6 @@ namespace {
 // Upstream ignores smaller batches.
 constexpr int64_t min_tokens = 16;
 
-// "CUDA0#blk.0.attn_k.weight#0" -> "blk.0.attn_k.weight": the scheduler's copies carry device and number.
-std::string weight_name(const ggml_tensor* node) {
-  const std::string name = node->src[0]->name;
-  const size_t start = name.find('#');
-  if (start == std::string::npos) {
-    return name;
-  }
-  return name.substr(start + 1, name.find('#', start + 1) - start - 1);
-}
-
 Activations& entry_for(std::map<std::string, Activations>& sums, const std::string& name, int64_t n_slices,
                        int64_t n_per_row) {
   Activations& entry = sums[name];
@@ -47,6 +37,15 @@ void check_finite(const std::string& name, const Activations& entry) {
 }
 
 }  // namespace
+
+std::string weight_name(const ggml_tensor* node) {
+  const std::string name = node->src[0]->name;
+  const size_t start = name.find('#');
+  if (start == std::string::npos) {
+    return name;
+  }
+  return name.substr(start + 1, name.find('#', start + 1) - start - 1);
+}
 
 bool ActivationCollector::on_node(ggml_tensor* node, bool ask, void* user_data) {
   auto* self = static_cast<ActivationCollector*>(user_data);

@@ -13,6 +13,10 @@
 
 namespace mqn {
 
+// The weight that a product reads. The scheduler's copies carry device and number:
+// "CUDA0#blk.0.attn_k.weight#0" -> "blk.0.attn_k.weight".
+std::string weight_name(const ggml_tensor* node);
+
 // Collects what upstream's imatrix tool collects (tools/imatrix/imatrix.cpp, collect_imatrix), with its
 // arithmetic: float32 sums, one row after the other. With process_output also the head's input; for a tied
 // embedding upstream leaves it out. Activations on a device are summed up there, where the weight is a single

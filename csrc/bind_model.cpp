@@ -1,7 +1,9 @@
 #include <limits>
+#include <set>
 
 #include "binding.hpp"
 
+#include "covariance.hpp"
 #include "llama.h"
 #include "graph_hooks.hpp"
 #include "logit_scorer.hpp"
@@ -174,6 +176,36 @@ py::object activations(Model& model, const TokenArray& chunks, bool process_outp
   return activations_until(model, chunks, process_output, 0, no_end, py::dict(), progress, sums_on_device)[0];
 }
 
+// name -> (sums, upper triangles of its groups; tokens seen; columns of a group), and whose input each weight
+// shares.
+py::tuple covariances(Model& model, const TokenArray& chunks, const std::set<std::string>& names,
+                      int64_t columns, const py::object& progress) {
+  if (chunks.ndim() != 2 || chunks.size() == 0 || columns <= 0) {
+    throw Error(ErrorKind::shape, "expected tokens of shape (n_chunks, n_ctx), and groups of columns");
+  }
+  check_tokens(chunks, model);
+  const int32_t* ids = chunks.data();
+  const auto n_chunks = static_cast<int64_t>(chunks.shape(0));
+  const auto n_ctx = static_cast<int64_t>(chunks.shape(1));
+
+  CovarianceCollector collector(names, columns, model.threads());
+  Monitor monitor;
+  run_monitored(monitor, progress, [&] { model.covariances(ids, n_chunks, n_ctx, collector, monitor); });
+
+  py::dict found;
+  for (auto& [name, moments] : collector.take()) {
+    const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(moments.n_slices),
+                                         static_cast<py::ssize_t>(moments.groups.total())};
+    const py::array_t<int64_t> counts(shape[0], moments.counts.data());
+    // The sums of a large model fill memory once, not twice.
+    auto* kept = new std::vector<float>(std::move(moments.sums));
+    const py::capsule owner(kept, [](void* p) { delete static_cast<std::vector<float>*>(p); });
+    found[name.c_str()] = py::make_tuple(py::array_t<float>(shape, kept->data(), owner), counts,
+                                         moments.groups.n_per_row, moments.groups.columns);
+  }
+  return py::make_tuple(found, collector.owners());
+}
+
 std::shared_ptr<Variant> encode(Model& model, const std::string& name, int type, const py::object& imatrix,
                                 const py::object& progress) {
   const ggml_type checked = checked_type(type);
@@ -333,6 +365,8 @@ void bind_model(py::module_& m) {
       .def("activations_until", &activations_until, py::arg("chunks"), py::arg("process_output"),
            py::arg("first"), py::arg("seconds"), py::arg("sums"), py::arg("progress"),
            py::arg("sums_on_device") = false)
+      .def("covariances", &covariances, py::arg("chunks"), py::arg("names"), py::arg("columns"),
+           py::arg("progress"))
       .def("encode", &encode, py::arg("name"), py::arg("type"), py::arg("imatrix"), py::arg("progress"))
       .def("variant", &variant, py::arg("name"), py::arg("type"), py::arg("blocks"))
       .def("swap", &Model::swap, py::arg("variants"))

@@ -114,6 +114,7 @@ void run_monitored(Monitor& monitor, const py::object& progress, Work&& work) {
 // One topic each (bind_*.cpp).
 void bind_info(py::module_& m);
 void bind_quant(py::module_& m);
+void bind_feedback(py::module_& m);
 void bind_model(py::module_& m);
 void bind_score(py::module_& m);
 void bind_upstream(py::module_& m);

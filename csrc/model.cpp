@@ -8,6 +8,7 @@
 
 #include "activations.hpp"
 #include "backend.hpp"
+#include "covariance.hpp"
 #include "decoder.hpp"
 #include "graph_hooks.hpp"
 #include "llama-ext.h"
@@ -241,6 +242,20 @@ int64_t Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ct
   } while (done < n_chunks && std::chrono::duration<double>(Clock::now() - began).count() < seconds);
   sums = collector.take();
   return done;
+}
+
+void Model::covariances(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
+                        CovarianceCollector& collector, Monitor& monitor) {
+  const AbortGuard guard;
+  decoder_.reset();  // two contexts at once would double the memory
+  last_logits_ = nullptr;
+  Decoder d(model_.get(), n_ctx, 1, n_threads_, on_gpu_, {}, CovarianceCollector::on_node, &collector);
+  monitor.set_total(static_cast<uint64_t>(n_chunks));
+  for (int64_t chunk = 0; chunk < n_chunks; ++chunk) {
+    d.run(tokens + chunk * n_ctx, 1, 0, n_ctx, monitor);
+    collector.check();
+    monitor.add(1);
+  }
 }
 
 }  // namespace mqn

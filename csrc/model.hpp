@@ -69,6 +69,7 @@ struct Activations {
   std::vector<int64_t> counts;     // n_slices: tokens seen
 };
 
+class CovarianceCollector;
 class LogitScorer;
 
 // Not thread safe: one call at a time.
@@ -123,6 +124,10 @@ class Model {
   int64_t activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx, bool process_output,
                       bool sums_on_device, int64_t first, double seconds,
                       std::map<std::string, Activations>& sums, Monitor& monitor);
+
+  // Runs chunks as activations() does, for a collector.
+  void covariances(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx, CovarianceCollector& collector,
+                   Monitor& monitor);
 
   // Encodes the tensor's original weights as type. Throws as quantize() does.
   std::shared_ptr<Variant> encode(const std::string& name, ggml_type type, const float* imatrix,

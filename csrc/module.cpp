@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, m) {
   mqn::register_errors(m);
   mqn::bind_info(m);
   mqn::bind_quant(m);
+  mqn::bind_feedback(m);
   mqn::bind_model(m);
   mqn::bind_score(m);
   mqn::bind_upstream(m);

@@ -54,6 +54,26 @@ def row_errors(
     n_threads: int,
     progress: _Progress,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint64]]: ...
+def feedback_types() -> list[int]: ...
+def feedback_factors(
+    moments: npt.NDArray[np.float32],
+    n_per_row: int,
+    columns: int,
+    damping: float,
+    n_threads: int,
+    progress: _Progress,
+) -> None: ...
+def round_with_feedback(
+    src: _Blocks,
+    src_type: int,
+    shape: _MatrixShape,
+    dst_type: int,
+    blocks: _Blocks,
+    factors: npt.NDArray[np.float32],
+    columns: int,
+    n_threads: int,
+    progress: _Progress,
+) -> None: ...
 def validate_rows(blocks: _Blocks, type: int) -> bool: ...
 def softmax_norms(
     logits: _LogitRows, n_threads: int
@@ -234,6 +254,11 @@ class Model:
         sums_on_device: bool = False,
     ) -> tuple[
         dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]], int
+    ]: ...
+    def covariances(
+        self, chunks: _TokenIds, names: set[str], columns: int, progress: _Progress
+    ) -> tuple[
+        dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int, int]], dict[str, str]
     ]: ...
     def encode(self, name: str, type: int, imatrix: _Importances | None, progress: _Progress) -> Variant: ...
     def variant(self, name: str, type: int, blocks: _Blocks) -> Variant: ...

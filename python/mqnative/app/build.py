@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 )
 @click.option("--base", help="Type of tensors that the recipe or tensor-type file does not name.")
 @imatrix_option
+@click.option(
+    "--gptq",
+    "gptq_path",
+    type=PATH,
+    help="Round with error feedback (GPTQ) on this text: same types and size, less damage.",
+)
+@click.option(
+    "--gptq-chunks",
+    type=click.IntRange(min=2),
+    default=64,
+    show_default=True,
+    help="Chunks of 512 tokens of that text, at most.",
+)
 @click.option("-o", "--output", type=PATH, help="Where to write the model.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
 @click.option("--allow-requantize", is_flag=True, help="Accept a source that is quantized already.")
@@ -48,6 +61,8 @@ def build(
     manifest_path: Path | None,
     base: str | None,
     imatrix_path: Path | None,
+    gptq_path: Path | None,
+    gptq_chunks: int,
     output: Path | None,
     dry_run: bool,
     allow_requantize: bool,
@@ -60,7 +75,11 @@ def build(
 
     The planned size is the written size. An output that the same inputs made is reported again, not
     rewritten. Beside the model lies a manifest, from which --manifest makes the same bytes anywhere; there
-    MODEL and the imatrix may be left out if they lie beside the manifest, in its work folder or here.
+    MODEL, the imatrix and the text of --gptq may be left out if they lie beside the manifest, in its work
+    folder or here.
+
+    With --gptq weights are not each rounded to the nearest value: one takes over what those before it lost,
+    by what goes together in the activations on a text, such as the one that the imatrix is from.
     """
     if sum(x is not None for x in (recipe_path, preset, tensor_type_file, manifest_path)) != 1:
         raise click.UsageError("give exactly one of --recipe, --preset, --tensor-type-file and --manifest")
@@ -75,6 +94,7 @@ def build(
             manifest_path,
             model,
             imatrix_path,
+            gptq_path,
             output,
             dry_run=dry_run,
             n_threads=n_threads,
@@ -89,6 +109,7 @@ def build(
         raise click.UsageError("give --output, or --dry-run to see the plan only")
     from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, print_json
+    from mqnative.build.feedback import FeedbackText, collector
     from mqnative.build.plan import model_tensors, plan_build
     from mqnative.build.sidecar import check_sidecar, write_sidecar
     from mqnative.build.writer import build_gguf
@@ -102,6 +123,8 @@ def build(
     with GGUFFile.open(model) as file, ProgressMonitor() as monitor:
         model_tensors(file)
         importances = None if imatrix_path is None else read_imatrix(imatrix_path)
+        text = None if gptq_path is None else FeedbackText.of(gptq_path, gptq_chunks)
+        labels = {} if text is None else text.labels
         recipe = _recipe(model, recipe_path, preset, tensor_type_file, base, importances is not None)
         identity = None if dry_run else identify(file, n_threads=n_threads)
         plan = plan_build(
@@ -111,13 +134,21 @@ def build(
             imatrix_name=imatrix_path.name if imatrix_path else "",
             source_hash="" if identity is None else identity.model,
             allow_requantize=allow_requantize,
+            labels=labels,
         )
         reused, manifest = False, None
         if output is not None and identity is not None:
             check_sidecar(output, force=force)
             cache = None if no_cache else EncodedTensors.of(file, identity.tensors, EncodeCache.open())
             result = build_gguf(
-                file, plan, output, force=force, n_threads=n_threads, monitor=monitor, cache=cache
+                file,
+                plan,
+                output,
+                force=force,
+                n_threads=n_threads,
+                monitor=monitor,
+                cache=cache,
+                feedback=collector(text, plan, n_threads=n_threads, monitor=monitor),
             )
             reused = result.reused
             manifest = write_sidecar(
@@ -127,6 +158,7 @@ def build(
                 source_sha256=identity.model,
                 imatrix_name=imatrix_path.name if imatrix_path else "",
                 allow_requantize=allow_requantize,
+                labels=labels,
             )
     written = None if dry_run else output
     if as_json:

@@ -15,6 +15,7 @@ def rebuild(
     manifest_path: Path,
     model: Path | None,
     imatrix_path: Path | None,
+    gptq_path: Path | None,
     output: Path | None,
     *,
     dry_run: bool,
@@ -29,6 +30,7 @@ def rebuild(
         manifest_path: of ``auto``, ``build`` or ``clone``.
         model: what it was made of; looked for beside the manifest if None.
         imatrix_path: likewise.
+        gptq_path: the text of its error feedback, if it was made with any; likewise.
         output: a file, or a folder for the manifest's own file name; the current folder if None.
         dry_run: only plan.
         n_threads: as for ``build``, as are the next three.
@@ -39,7 +41,8 @@ def rebuild(
     from mqnative.app.build import plan_json, print_plan
     from mqnative.app.models import local_model
     from mqnative.app.output import ProgressMonitor, print_json
-    from mqnative.build.rebuild import check_rebuilt, find_beside, plan_rebuild
+    from mqnative.build.feedback import FEEDBACK_TEXT, collector, text_of_labels
+    from mqnative.build.rebuild import check_rebuilt, find_beside, labels_of, plan_rebuild
     from mqnative.build.sidecar import check_sidecar, write_sidecar
     from mqnative.build.writer import build_gguf
     from mqnative.formats.gguf import GGUFFile
@@ -51,6 +54,9 @@ def rebuild(
     model = model_of(manifest_path, manifest, model)
     if imatrix_path is None and manifest.imatrix is not None:
         imatrix_path = find_beside(manifest_path, [manifest.imatrix.file, manifest.imatrix.name])
+    labels = labels_of(manifest)
+    name = labels.get(FEEDBACK_TEXT, "")
+    text = text_of_labels(labels, gptq_path or find_beside(manifest_path, [name]))
     model = local_model(model)
     target = Path() if output is None else output
     target = target / manifest.model_file if target.is_dir() else target
@@ -68,6 +74,7 @@ def rebuild(
                 n_threads=n_threads,
                 monitor=monitor,
                 cache=None if no_cache else encoded,
+                feedback=collector(text, inputs.plan, n_threads=n_threads, monitor=monitor),
             )
             check_rebuilt(manifest, target)
             reused = result.reused
@@ -78,6 +85,7 @@ def rebuild(
                 source_sha256=inputs.identity.model,
                 imatrix_name="" if manifest.imatrix is None else manifest.imatrix.name,
                 allow_requantize=manifest.allow_requantize,
+                labels=labels,
             )
     written = None if dry_run else target
     if as_json:

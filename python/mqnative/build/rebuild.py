@@ -132,7 +132,7 @@ def plan_rebuild(
         imatrix_name="" if manifest.imatrix is None else manifest.imatrix.name,
         source_hash=identity.model,
         allow_requantize=manifest.allow_requantize,
-        labels=_labels(manifest),
+        labels=labels_of(manifest),
     )
     if plan.file_bytes != manifest.size_bytes:
         raise ManifestError(
@@ -171,8 +171,12 @@ def _imatrix(wanted: ImatrixRef | None, path: Path | None) -> Imatrix | None:
     return replace(found, datasets=datasets, chunk_count=wanted.chunk_count)
 
 
-def _labels(manifest: Manifest) -> dict[str, str]:
-    """Texts that the writer put into the metadata besides."""
+def labels_of(manifest: Manifest) -> dict[str, str]:
+    """Texts that the writer put into the metadata besides, by key.
+
+    Raises:
+        ManifestError: they are not such texts.
+    """
     labels = manifest.extra.get("labels", {})
     if not isinstance(labels, Mapping) or not all(
         isinstance(key, str) and key.startswith("mqnative.") and isinstance(text, str)

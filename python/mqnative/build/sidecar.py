@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mqnative.build.rebuild import manifest_of
@@ -42,8 +43,11 @@ def write_sidecar(
     source_sha256: str,
     imatrix_name: str,
     allow_requantize: bool,
+    labels: Mapping[str, str],
 ) -> Path:
     """Record a build, unless the record of this very file is there already.
+
+    ``labels`` are those of `plan_build`; the other arguments are `manifest_of`'s.
 
     Raises:
         OutputError: the manifest cannot be written.
@@ -58,6 +62,7 @@ def write_sidecar(
             source_sha256=source_sha256,
             imatrix_name=imatrix_name,
             allow_requantize=allow_requantize,
+            extra={"labels": dict(labels)} if labels else None,
         )
         write_manifest(path, manifest)
     return path

@@ -1,13 +1,14 @@
 """Executes a plan: tensors stream from the mapped source through the encoder into the new file.
 
 Memory stays at a slab of rows, whatever the size of a tensor. The file appears under its name when it is
-whole and its header has been read back. A cache saves encoding what was encoded before.
+whole and its header has been read back. A cache saves encoding what was encoded before; what is rounded with
+error feedback is not kept, since another text gives other bytes.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,9 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.build.feedback import takes_part
 from mqnative.build.plan import BuildPlan, PlannedTensor
+from mqnative.core.feedback import Factors, round_with_feedback
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.quantize import quantize_blocks, validate_blocks
 from mqnative.errors import (
@@ -65,8 +68,9 @@ def build_gguf(
     n_threads: int | None = None,
     monitor: Monitor = NULL_MONITOR,
     cache: EncodedTensors | None = None,
+    feedback: Callable[[], Mapping[str, Factors]] | None = None,
 ) -> BuildResult:
-    """Write the file that ``plan`` describes; the tensor data is that of llama_model_quantize.
+    """Write the file that ``plan`` describes.
 
     Args:
         file: the open source the plan was made for.
@@ -76,6 +80,9 @@ def build_gguf(
         n_threads: default all usable processors; the bytes do not depend on it.
         monitor: told the weights done.
         cache: of the same source's tensors; the bytes do not depend on it.
+        feedback: collects, by tensor of the source, what rounding errors do to each other; not called where
+            the file is there already. Without it, and for tensors that are not in it, the data is that of
+            llama_model_quantize.
 
     Returns:
         The file; ``reused`` if one with exactly this header and size was there already.
@@ -100,6 +107,7 @@ def build_gguf(
         )
     if cache is not None and not _room_for_both(output, plan):
         cache = cache.only_reading()
+    factors = {} if feedback is None else feedback()
     monitor.start("build", plan.n_weights, "weights")
     by_name = {t.name: t for t in plan.tensors}
     progress = SlabProgress(monitor)
@@ -109,7 +117,7 @@ def build_gguf(
                 out,
                 plan.layout,
                 lambda slot, stream: _write_tensor(
-                    file, plan, by_name[slot.name], stream, progress, n_threads, cache
+                    file, plan, by_name[slot.name], stream, progress, n_threads, cache, factors
                 ),
                 path=output,
             )
@@ -155,11 +163,13 @@ def _write_tensor(
     progress: SlabProgress,
     n_threads: int | None,
     cache: EncodedTensors | None,
+    feedback: Mapping[str, Factors],
 ) -> None:
     uses_imatrix = plan.imatrix is not None and tensor.uses_imatrix
     weights = plan.imatrix.weights_for(tensor.stored, tensor.shape) if plan.imatrix and uses_imatrix else None
-    if cache is None or tensor.copied:
-        write_rows(tensor, _slabs(file, tensor.stored), weights, out, None, progress, n_threads)
+    factors = feedback.get(tensor.stored) if takes_part(tensor) else None
+    if cache is None or tensor.copied or factors is not None:
+        write_rows(tensor, _slabs(file, tensor.stored), weights, out, None, progress, n_threads, factors)
         return
     found = cache.find(tensor.stored, tensor.qtype, weights)
     if found is not None:
@@ -189,6 +199,7 @@ def write_rows(
     kept: EntryWriter | None,
     progress: SlabProgress,
     n_threads: int | None,
+    factors: Factors | None = None,
 ) -> None:
     """Encode a tensor's rows one slab after the other, or copy them, as the plan says.
 
@@ -200,6 +211,7 @@ def write_rows(
         kept: where they go besides.
         progress: told the weights done.
         n_threads: default all usable processors.
+        factors: of error feedback; without it weights are rounded as llama-quantize does.
 
     Raises:
         NonFiniteError, QuantizeError: with the tensor's name.
@@ -220,6 +232,10 @@ def write_rows(
                     n_threads=n_threads,
                     monitor=progress,
                 )
+                if factors is not None:
+                    own = factors.of_slice(slice_index)
+                    shape = (1, n_rows, tensor.shape[0])
+                    round_with_feedback(rows, source, shape, target, blocks, own, n_threads=n_threads)
         except NonFiniteError as error:
             row = None if error.row is None else first_row + error.row
             raise NonFiniteError(

@@ -7,7 +7,7 @@ without writing a file. One model serves one thread at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mqnative.core.feedback import COLUMNS, Moments
 from mqnative.core.loadable import check_loadable
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, forward_log, thread_count
@@ -393,6 +394,41 @@ class Model:
         )
         forward_log()
         return {name: ActivationSums(*arrays) for name, arrays in sums.items()}, done
+
+    def second_moments(
+        self,
+        chunks: Tokens,
+        names: Collection[str],
+        *,
+        columns: int = COLUMNS,
+        monitor: Monitor = NULL_MONITOR,
+    ) -> dict[str, Moments]:
+        """Sums of x_j x_k over the activations x that enter weights: the makings of error feedback.
+
+        Args:
+            chunks: int32, shape (n_chunks, n_ctx); each is evaluated from an empty cache.
+            names: the weights wanted; those that enter no product are left out.
+            columns: of a group; moments of columns in different groups are not taken.
+            monitor: told the chunks done.
+
+        Returns:
+            By name; weights with the same input share one object. Experts share their common input's, and
+            have one slice each of what enters the last of their products.
+
+        Raises:
+            NonFiniteError: an activation is NaN or infinite; the tensor is named.
+            BackendError, OperationCancelled: as `logits`.
+
+        Accuracy: float32 sums in the order of the tokens; they do not depend on the number of threads.
+        """
+        monitor.start("second moments", len(chunks), "chunks")
+        found, owners = self._handle.covariances(
+            np.ascontiguousarray(chunks, np.int32), set(names), columns, progress(monitor)
+        )
+        monitor.finish()
+        forward_log()
+        moments = {name: Moments(*values) for name, values in found.items()}
+        return {name: moments[owner] for name, owner in owners.items()}
 
     def encode(
         self,

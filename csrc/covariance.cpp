@@ -1,0 +1,157 @@
+#include "covariance.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "activations.hpp"
+#include "error.hpp"
+#include "ggml-backend.h"
+#include "parallel.hpp"
+
+namespace mqn {
+namespace {
+
+// Rows of a matrix of moments that one task adds to.
+constexpr int64_t rows_per_task = 32;
+
+}  // namespace
+
+bool CovarianceCollector::on_node(ggml_tensor* node, bool ask, void* user_data) {
+  auto* self = static_cast<CovarianceCollector*>(user_data);
+  if (ask) {
+    return self->wants(node);
+  }
+  try {
+    self->collect(node);
+  } catch (...) {
+    self->error_ = std::current_exception();
+    return false;  // ends this evaluation
+  }
+  return true;
+}
+
+void CovarianceCollector::check() const {
+  if (error_) {
+    std::rethrow_exception(error_);
+  }
+}
+
+bool CovarianceCollector::wants(const ggml_tensor* node) const {
+  if (node->op != GGML_OP_MUL_MAT && node->op != GGML_OP_MUL_MAT_ID) {
+    return false;
+  }
+  // Of a weight that is one matrix for each head, no input is the tensor's.
+  const bool is_matrix = node->op == GGML_OP_MUL_MAT_ID || ggml_is_matrix(node->src[0]);
+  return is_matrix && node->src[1]->type == GGML_TYPE_F32 && names_.count(weight_name(node)) > 0;
+}
+
+void CovarianceCollector::collect(const ggml_tensor* node) {
+  const ggml_tensor* input = node->src[1];
+  const std::string name = weight_name(node);
+  const auto known = owners_.find(name);
+  if (known == owners_.end() && input == last_input_) {
+    owners_[name] = last_name_;
+    return;
+  }
+  if (known != owners_.end() && known->second != name) {
+    return;
+  }
+  owners_[name] = name;
+  last_input_ = input;
+  last_name_ = name;
+  const char* data = static_cast<const char*>(input->data);
+  if (!ggml_backend_buffer_is_host(input->buffer)) {
+    copy_.resize(ggml_nbytes(input));
+    ggml_backend_tensor_get(input, copy_.data(), 0, copy_.size());
+    data = copy_.data();
+  }
+  const int64_t n = input->ne[0];
+  Moments& moments = moments_[name];
+  // Experts that see the same tokens share one matrix; what enters the last of their products is their own.
+  const bool own = node->op == GGML_OP_MUL_MAT_ID && input->ne[1] > 1;
+  if (moments.n_slices == 0) {
+    moments.groups = {n, std::min(columns_, n)};
+    moments.n_slices = own ? node->src[0]->ne[2] : 1;
+    moments.sums.resize(static_cast<size_t>(moments.n_slices * moments.groups.total()));
+    moments.counts.resize(static_cast<size_t>(moments.n_slices));
+  }
+  auto append = [&](int64_t i1, int64_t i2, int64_t i3) {
+    const auto* x =
+        reinterpret_cast<const float*>(data + i1 * input->nb[1] + i2 * input->nb[2] + i3 * input->nb[3]);
+    rows_.insert(rows_.end(), x, x + n);
+  };
+  if (!own) {
+    rows_.clear();
+    for (int64_t i3 = 0; i3 < input->ne[3]; ++i3) {
+      for (int64_t i2 = 0; i2 < input->ne[2]; ++i2) {
+        for (int64_t i1 = 0; i1 < input->ne[1]; ++i1) {
+          append(i1, i2, i3);
+        }
+      }
+    }
+    add(moments, 0);
+    return;
+  }
+  // ids: [experts used, tokens]; input: [n, experts used, tokens]
+  const ggml_tensor* ids = node->src[2];
+  ids_.resize(ggml_nbytes(ids));
+  ggml_backend_tensor_get(ids, ids_.data(), 0, ids_.size());
+  for (int64_t slice = 0; slice < moments.n_slices; ++slice) {
+    rows_.clear();
+    for (int64_t token = 0; token < input->ne[2]; ++token) {
+      for (int64_t used = 0; used < ids->ne[0]; ++used) {
+        int32_t expert = 0;
+        std::memcpy(&expert, ids_.data() + token * ids->nb[1] + used * ids->nb[0], sizeof(expert));
+        if (expert == slice) {
+          append(used % input->ne[1], token, 0);
+        }
+      }
+    }
+    add(moments, slice);
+  }
+}
+
+void CovarianceCollector::add(Moments& moments, int64_t slice) {
+  const int64_t n = moments.groups.n_per_row;
+  const auto n_rows = static_cast<int64_t>(rows_.size()) / n;
+  for (const float x : rows_) {
+    if (!std::isfinite(x)) {
+      throw Error(ErrorKind::non_finite, "the activations entering " + last_name_ + " are NaN or infinite",
+                  {{"tensor", last_name_}});
+    }
+  }
+  moments.counts[static_cast<size_t>(slice)] += n_rows;
+  const int64_t columns = moments.groups.columns;
+  const int64_t tasks_per_group = (columns + rows_per_task - 1) / rows_per_task;
+  const Monitor unwatched;
+  parallel_for(moments.groups.count() * tasks_per_group, n_threads_, unwatched, [&](int64_t task) {
+    const int64_t group = task / tasks_per_group;
+    const int64_t width = moments.groups.size(group);
+    const int64_t first = task % tasks_per_group * rows_per_task;
+    const int64_t last = std::min(first + rows_per_task, width);
+    float* sums = moments.sums.data() + slice * moments.groups.total() + moments.groups.offset(group);
+    for (int64_t i = first; i < last; ++i) {
+      float* to = sums + i * width;
+      // Four tokens at a time: a quarter of the reading and writing of the sums.
+      int64_t row = 0;
+      const float* x = rows_.data() + group * columns;
+      for (; row + 4 <= n_rows; row += 4, x += 4 * n) {
+        const float a = x[i];
+        const float b = x[n + i];
+        const float c = x[2 * n + i];
+        const float d = x[3 * n + i];
+        for (int64_t j = i; j < width; ++j) {
+          to[j] += (a * x[j] + b * x[n + j]) + (c * x[2 * n + j] + d * x[3 * n + j]);
+        }
+      }
+      for (; row < n_rows; ++row, x += n) {
+        for (int64_t j = i; j < width; ++j) {
+          to[j] += x[i] * x[j];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace mqn
