@@ -81,3 +81,25 @@ def test_a_text_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert done.code == FAILED
     assert "none.txt" in done.err
     assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_auto_rounds_with_feedback_where_that_does_better(tmp_path: Path) -> None:
+    calib = tmp_path / "calib.txt"
+    calib.write_text(CALIB_TEXT.read_text(encoding="utf-8")[:60_000], encoding="utf-8")
+    env = {"MQNATIVE_HOME": str(tmp_path / "home")}
+    effort = ("--fast", "--bpw", 4.5, "--ctx", 128, "--verify-chunks", 30, "--types", "Q6_K,Q5_K,Q4_K,Q3_K")
+    call = ("auto", MODEL, "--calib", calib, "--eval", EVAL_TEXT, *effort, "--json")
+    ever = succeed(*call, "-o", tmp_path / "ever", env=env).json
+    gptq = succeed(*call, "--gptq", "-o", tmp_path / "gptq", env=env).json
+    assert gptq["size_bytes"] <= ever["size_bytes"] + 400
+    assert gptq["bpw"] <= 4.5
+    assert gptq["kld_mean"] < 0.75 * ever["kld_mean"]
+    assert 0.5 < gptq["kld_mean"] / gptq["predicted_kld"] < 2
+    assert any("error feedback" in note for note in gptq["notes"])
+    # The same call again reports, and its manifest makes the same bytes.
+    assert succeed(*call, "--gptq", "-o", tmp_path / "gptq", env=env).json["reused"] is True
+    manifest = tmp_path / "gptq" / "manifest.json"
+    shutil.copy(calib, tmp_path / "gptq" / "work")
+    again = tmp_path / "again.gguf"
+    succeed("build", "--manifest", manifest, MODEL, "-o", again, env=env, cwd=tmp_path)
+    assert digest(again) == digest(Path(gptq["model_path"]))

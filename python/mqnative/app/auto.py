@@ -100,6 +100,9 @@ def incumbent_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @constraint_options
 @keep_tied_option
 @fast_option
+@click.option(
+    "--gptq", is_flag=True, help="Round with error feedback on the calibration text, if that does better."
+)
 @incumbent_options
 @ctx_option
 @effort_options
@@ -122,6 +125,7 @@ def auto(
     targets: tuple[str, ...],
     keep_tied: bool,
     fast: bool,
+    gptq: bool,
     incumbents: tuple[Path, ...],
     like: Path | None,
     n_ctx: int,
@@ -167,6 +171,7 @@ def auto(
         importance=importance,
         keep_tied=keep_tied,
         memory=memory,
+        gptq=gptq,
     )
     budget = "" if size_bytes is None else f" --size {size_bytes}"
     budget = budget if bpw is None else f" --bpw {bpw:g}"
@@ -182,6 +187,7 @@ def auto(
     others = "".join(f" --incumbent {path.name}" for path in incumbents)
     others += f" --like {like.name}" if like else ""
     others += " --keep-tied" if keep_tied else ""
+    others += " --gptq" if gptq else ""
     command = f"mqnative auto {shown_model(model)} {texts}{budget} {effort}{others} -o OUT"
     _run(model, calib, evaluation, output, options, command, force=force, as_json=as_json)
 

@@ -16,7 +16,7 @@ from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.errors import ManifestError, TextError
 from mqnative.formats.qtypes import qtype
 from mqnative.formats.tied import EMBEDDING
-from mqnative.measure.corpus import read_corpus
+from mqnative.measure.corpus import Corpus, read_corpus
 from mqnative.measure.parts import shuffled
 
 MAX_CHUNKS = 64
@@ -116,7 +116,7 @@ def collect_feedback(
     n_threads: int | None = None,
     monitor: Monitor = NULL_MONITOR,
 ) -> dict[str, Factors]:
-    """Run the model on a text and work out, for every tensor that takes feedback, who takes over what.
+    """`feedback_on` a text, with the model loaded for it.
 
     Args:
         text: such as the calibration text.
@@ -124,23 +124,42 @@ def collect_feedback(
         n_threads: default all usable processors; the digits do not depend on it.
         monitor: told the steps.
 
-    Returns:
-        By name in the source; tensors that entered no product are left out and are rounded as ever.
-
     Raises:
         TextError: too short, or not of the model's language.
         NonFiniteError, BackendError, ModelLoadError, OperationCancelled: as `Model`.
     """
-    names = {tensor.stored for tensor in plan.tensors if takes_part(tensor)}
-    if not names:
+    if not any(takes_part(tensor) for tensor in plan.tensors):
         return {}
     with Model(plan.source, n_threads=n_threads, monitor=monitor) as model:
         corpus = shuffled(read_corpus(model, text.path, n_ctx=text.n_ctx)).head(text.max_chunks)
-        moments = model.second_moments(corpus.inputs, names, monitor=monitor)
+        return feedback_on(model, corpus, plan, monitor=monitor)
+
+
+def feedback_on(
+    model: Model, corpus: Corpus, plan: BuildPlan, *, monitor: Monitor = NULL_MONITOR
+) -> dict[str, Factors]:
+    """Run a model on chunks and work out, for every tensor that takes feedback, who takes over what.
+
+    Args:
+        model: the plan's source, nothing swapped.
+        corpus: the chunks.
+        plan: of the file.
+        monitor: told the chunks done.
+
+    Returns:
+        By name in the source; tensors that entered no product are left out and are rounded as ever.
+
+    Raises:
+        NonFiniteError, BackendError, OperationCancelled: as `Model.second_moments`.
+    """
+    names = {tensor.stored for tensor in plan.tensors if takes_part(tensor)}
+    if not names:
+        return {}
+    moments = model.second_moments(corpus.inputs, names, monitor=monitor)
     made: dict[int, Factors] = {}
     for one in moments.values():
         if id(one) not in made:
-            made[id(one)] = factors_of(one, n_threads=n_threads)
+            made[id(one)] = factors_of(one, n_threads=model.n_threads)
     return {name: made[id(one)] for name, one in moments.items()}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.formats.imatrix import write_imatrix
 from mqnative.formats.recipe import write_recipe
@@ -29,6 +28,7 @@ from mqnative.jobs.net import Net
 from mqnative.jobs.options import Options
 from mqnative.jobs.refinement import Step
 from mqnative.jobs.request import OutputFolder, Request, settings_text, text_hash
+from mqnative.jobs.rounding import Rounded
 from mqnative.jobs.run import IMATRIX_NAME, Run, Timed
 from mqnative.jobs.verify import Judged
 from mqnative.measure.corpus import read_text
@@ -53,6 +53,7 @@ class Outcome:
         link: from sums of damages to KLD.
         net: what it was judged against before it was built.
         refinement: rounds of moves that were measured.
+        rounded: what error feedback did, where it was asked for.
         judged: by mix, on the held-out text.
         model_path: the file.
         steps: what took how long.
@@ -68,6 +69,7 @@ class Outcome:
     link: Link
     net: Net
     refinement: tuple[Step, ...]
+    rounded: Rounded | None
     judged: dict[str, Judged]
     model_path: Path
     steps: tuple[Timed, ...]
@@ -81,7 +83,11 @@ class Outcome:
     @property
     def predicted(self) -> Damage | None:
         """The result's KLD as it was predicted; None where a rival's types were not measured."""
-        return predicted_kld(self.measured, self.fit.plan.types, self.link)
+        found = predicted_kld(self.measured, self.fit.plan.types, self.link)
+        if found is None or self.rounded is None:
+            return found
+        factor = self.rounded.factor
+        return Damage(found.mean * factor, found.variance * factor**2)
 
 
 def request_of(study: Study, calib: Path, evaluation: Path | None, options: Options) -> Request:
@@ -110,6 +116,7 @@ def request_of(study: Study, calib: Path, evaluation: Path | None, options: Opti
         importance=options.importance,
         keep_tied=options.keep_tied,
         memory="" if options.memory is None else options.memory.key,
+        gptq=options.gptq,
     )
 
 
@@ -171,17 +178,10 @@ def run_auto(
             write_imatrix(folder.work / IMATRIX_NAME, measured.imatrix, force=True)
         recipe = recipe_of(study, chosen, measured.imatrix)
         write_recipe(folder.path / "recipe.yaml", recipe, force=True)
-        with run.step("build"):
-            build_gguf(
-                study.file,
-                found.plan,
-                path,
-                force=True,
-                n_threads=study.n_threads,
-                monitor=monitor,
-                cache=study.cache,
-            )
-        judged, ppl_ref = run.verify(parts, measured, theirs, found, net)
+        found, rounded = run.build(parts, measured, found, path)
+        chosen = replace(chosen, fit=found)
+        built = path if rounded is not None and rounded.kept else None
+        judged, ppl_ref = run.verify(parts, measured, theirs, found, net, built)
         with run.step("explain"):
             explanation = found.explanation()
             curve = curve_of(run.case(chosen.damages), options.demand, net.presets)
@@ -195,6 +195,7 @@ def run_auto(
         link,
         net,
         steps,
+        rounded,
         judged,
         path,
         tuple(run.steps),

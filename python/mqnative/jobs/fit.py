@@ -63,6 +63,7 @@ class Case:
         imatrix_name: what the file is to call the imatrix.
         source_hash: of the model.
         body_weight: what damage counts for that is not the head's; see `mqnative.predict.link`.
+        labels: further texts for the file's header.
     """
 
     file: GGUFFile
@@ -70,6 +71,7 @@ class Case:
     imatrix_name: str
     source_hash: str
     body_weight: float = 1.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, types: Mapping[str, str]) -> BuildPlan:
         """The file that a mix makes; tensors not named stay as they are."""
@@ -80,6 +82,7 @@ class Case:
             self.damages.imatrix,
             imatrix_name=self.imatrix_name if self.damages.imatrix is not None else "",
             source_hash=self.source_hash,
+            labels=self.labels,
         )
 
     def header_bytes(self) -> int:

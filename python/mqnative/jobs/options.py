@@ -37,6 +37,7 @@ class Options:
         importance: whether tensors are encoded and weighed with the imatrix, without it, or as is better.
         keep_tied: whether a head that is the embedding must stay so.
         memory: a machine that the result must fit.
+        gptq: weights are rounded with error feedback, if that does better.
     """
 
     size_bytes: int | None = None
@@ -59,6 +60,7 @@ class Options:
     importance: Importance = "imatrix"
     keep_tied: bool = False
     memory: MemoryBudget | None = None
+    gptq: bool = False
 
     @property
     def demand(self) -> Demand:

@@ -79,6 +79,7 @@ def _manifest(
     """Everything needed to make the same bytes again and to check the claims."""
     plan = outcome.fit.plan
     predicted = outcome.predicted
+    rounded = outcome.rounded
     extra = {
         "request": outcome.request.key(),
         "inputs": asdict(outcome.request),
@@ -93,6 +94,7 @@ def _manifest(
         "origin": origin or None,
         "mmproj": None if mmproj is None else {"file": mmproj.name, "sha256": file_sha256([mmproj])},
         "memory": None if outcome.chosen.memory is None else outcome.chosen.memory.values(),
+        "labels": rounded.text.labels if rounded is not None and rounded.kept else {},
     }
     with GGUFFile.open(plan.source) as source:
         return manifest_of(
@@ -165,6 +167,8 @@ def report_of(outcome: Outcome, source_name: str, texts: tuple[Path, ...], comma
 def notes_of(outcome: Outcome) -> list[str]:
     """What a reader should know before trusting the figures."""
     notes = list(outcome.measured.notes)
+    if outcome.rounded is not None:
+        notes.append(outcome.rounded.note)
     imatrix = outcome.measured.imatrix
     entries = {} if imatrix is None else imatrix.entries
     unseen = [n for n, e in entries.items() if not e.counts.all()]

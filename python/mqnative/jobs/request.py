@@ -39,6 +39,7 @@ class Request:
         importance: whether the imatrix is used.
         keep_tied: whether a head that is the embedding must stay so.
         memory: the machine that the result must fit; empty for none.
+        gptq: whether weights are rounded with error feedback.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Request:
     importance: str = "imatrix"
     keep_tied: bool = False
     memory: str = ""
+    gptq: bool = False
 
     def key(self) -> str:
         """SHA-256, in hex."""

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mqnative.build.feedback import FeedbackText
 from mqnative.build.plan import BuildPlan, plan_build
+from mqnative.build.writer import build_gguf
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.untied import loads_untied
 from mqnative.errors import ConstraintError, InfeasibleBudgetError
@@ -34,6 +36,7 @@ from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
 from mqnative.jobs.options import Options
 from mqnative.jobs.presets import STANDARD, near_rivals, presets_of
 from mqnative.jobs.refinement import MOST_MOVES, MOVE_CHUNKS, Step, refine
+from mqnative.jobs.rounding import Rounded, build_rounded, feedback_text
 from mqnative.jobs.untie import measured_share
 from mqnative.jobs.verify import MIN_CHUNKS, Judged, held_out_scores, judge, scores_of
 from mqnative.jobs.warm import check_prior, prior_of, warm_start
@@ -77,6 +80,7 @@ class Run:
         self.steps: list[Timed] = []
         self.incumbents = incumbents_of(study.file, options.incumbents)
         self.prior = None if options.like is None else prior_of(read_mix(options.like))
+        self.feedback: FeedbackText | None = None
 
     @contextmanager
     def step(self, name: str, detail: str = "") -> Iterator[None]:
@@ -90,7 +94,15 @@ class Run:
         with self.step("texts"):
             model, n_ctx = self.study.model, self.options.n_ctx
             held_out = None if evaluation is None else read_corpus(model, evaluation, n_ctx=n_ctx)
-            return deal_parts(read_corpus(model, calib, n_ctx=n_ctx), held_out)
+            parts = deal_parts(read_corpus(model, calib, n_ctx=n_ctx), held_out)
+            if self.options.gptq:
+                self.feedback = feedback_text(calib, parts)
+            return parts
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the file's header says besides."""
+        return {} if self.feedback is None else self.feedback.labels
 
     def measure(
         self, parts: Parts, imatrix: Imatrix | None = None, *, weighing: Weighing = "imatrix"
@@ -168,7 +180,7 @@ class Run:
 
     def case(self, damages: Damages) -> Case:
         """The model with its damages."""
-        return Case(self.study.file, damages, IMATRIX_NAME, self.study.identity.model)
+        return Case(self.study.file, damages, IMATRIX_NAME, self.study.identity.model, labels=self.labels)
 
     def choose(
         self, parts: Parts | None, known: Mapping[Weighing, Damages], *, coupled: bool = False
@@ -207,6 +219,7 @@ class Run:
             measured.imatrix,
             imatrix_name="" if measured.imatrix is None else IMATRIX_NAME,
             source_hash=self.study.identity.model,
+            labels=self.labels,
         )
 
     def refine(self, parts: Parts, measured: Measured, found: Fit) -> tuple[Fit, tuple[Step, ...]]:
@@ -279,10 +292,44 @@ class Run:
             measured, mixes.values(), [float(means[name].kld.mean()) - measured.floor for name in mixes]
         )
 
+    def build(self, parts: Parts, measured: Measured, found: Fit, path: Path) -> tuple[Fit, Rounded | None]:
+        """Write the file; with error feedback, if that was asked for and does better."""
+        text = self.feedback
+        if text is not None:
+            with self.step("rounding", f"{text.max_chunks} chunks, judged on the select text"):
+                rounded = build_rounded(
+                    self.study, parts, text, found.plan, measured.importances, path,
+                    select_chunks=self.options.select_chunks, monitor=self.monitor,
+                )  # fmt: skip
+            if rounded.kept:
+                return found, rounded
+            self.feedback = None
+            found = replace(found, plan=self.plan(measured, found.plan.types))
+        with self.step("build"):
+            build_gguf(
+                self.study.file,
+                found.plan,
+                path,
+                force=True,
+                n_threads=self.study.n_threads,
+                monitor=self.monitor,
+                cache=self.study.cache,
+            )
+        return found, None if text is None else rounded
+
     def verify(
-        self, parts: Parts, measured: Measured, theirs: Measured, found: Fit, net: Net
+        self,
+        parts: Parts,
+        measured: Measured,
+        theirs: Measured,
+        found: Fit,
+        net: Net,
+        built: Path | None = None,
     ) -> tuple[dict[str, Judged], float]:
-        """Result and rivals on the held-out text, and the reference's perplexity there."""
+        """Result and rivals on the held-out text, and the reference's perplexity there.
+
+        With ``built`` the result is that file, whose blocks are not those of its mix.
+        """
         others = (i.name for i in self.incumbents)
         wanted = (*STANDARD, *self.options.rivals, *others, *([net.best] if net.best else []))
         names = [n for n in wanted if n in net.presets]
@@ -300,6 +347,7 @@ class Run:
                 result=RESULT,
                 n_chunks=n_chunks,
                 apart=apart,
+                files={} if built is None else {RESULT: built},
             )
         judged = judge(scores, RESULT, self.options.n_ctx)
         return judged, judged[RESULT].figures.ppl_ref or 0.0

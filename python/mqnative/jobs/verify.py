@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from mqnative.measure.corpus import Corpus
 from mqnative.measure.domains import Texts, macro, of_each_text
 from mqnative.measure.evaluate import Evaluation, summarize
 from mqnative.measure.scores import TokenScores
+from mqnative.measure.stored_files import score_files
 from mqnative.measure.stored_scores import Importances, Mix, score
 from mqnative.measure.study import Study
 from mqnative.measure.uncertainty import Estimate, Resamples, Verdict, mean_estimate, verdict
@@ -51,6 +53,7 @@ def held_out_scores(
     n_chunks: int | None,
     precision: float = PRECISION,
     apart: Mapping[str, Importances] | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> dict[str, TokenScores]:
     """Score every mix on the same chunks: a fixed number, or until the result's KLD is known well enough.
 
@@ -63,12 +66,13 @@ def held_out_scores(
         n_chunks: a fixed number of chunks; None means as many as ``precision`` takes, at least 20.
         precision: relative half-width of the 95 % interval.
         apart: as for `scores_of`.
+        files: likewise.
     """
     if n_chunks is not None:
-        return scores_of(study, "verify", corpus.head(n_chunks), mixes, importances, apart)
+        return scores_of(study, "verify", corpus.head(n_chunks), mixes, importances, apart, files)
     used = min(MIN_CHUNKS, corpus.n_chunks)
     while True:
-        scores = scores_of(study, "verify", corpus.head(used), mixes, importances, apart)
+        scores = scores_of(study, "verify", corpus.head(used), mixes, importances, apart, files)
         if used == corpus.n_chunks or _kld(scores[result]).relative_half_width <= precision:
             return scores
         used = min(used + _CHUNKS_PER_ROUND, corpus.n_chunks)
@@ -81,6 +85,7 @@ def scores_of(
     mixes: Mapping[str, Mix],
     importances: Importances,
     apart: Mapping[str, Importances] | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> dict[str, TokenScores]:
     """Score mixes that need not all be encoded with the same importances.
 
@@ -91,10 +96,12 @@ def scores_of(
         mixes: name -> types.
         importances: of all mixes, by tensor name.
         apart: name -> importances of a mix that has others.
+        files: name -> a file to score in the mix' place.
     """
-    found: dict[str, TokenScores] = {}
+    found = score_files(study, kind, corpus, files) if files else {}
     for name, own in (apart or {}).items():
-        found |= score(study, kind, corpus, {name: mixes[name]}, own)
+        if name not in found:
+            found |= score(study, kind, corpus, {name: mixes[name]}, own)
     rest = {name: mix for name, mix in mixes.items() if name not in found}
     found |= score(study, kind, corpus, rest, importances) if rest else {}
     return {name: found[name] for name in mixes}
