@@ -13,7 +13,7 @@ namespace mqn {
 namespace {
 
 // Rows of a matrix of moments that one task adds to.
-constexpr int64_t rows_per_task = 32;
+constexpr int64_t rows_per_task = 8;
 
 }  // namespace
 
@@ -131,23 +131,25 @@ void CovarianceCollector::add(Moments& moments, int64_t slice) {
     const int64_t first = task % tasks_per_group * rows_per_task;
     const int64_t last = std::min(first + rows_per_task, width);
     float* sums = moments.sums.data() + slice * moments.groups.total() + moments.groups.offset(group);
-    for (int64_t i = first; i < last; ++i) {
-      float* to = sums + i * width;
-      // Four tokens at a time: a quarter of the reading and writing of the sums.
-      int64_t row = 0;
-      const float* x = rows_.data() + group * columns;
-      for (; row + 4 <= n_rows; row += 4, x += 4 * n) {
+    // Four tokens at a time: a quarter of the reading and writing of the sums, which stay in the cache.
+    int64_t row = 0;
+    const float* x = rows_.data() + group * columns;
+    for (; row + 4 <= n_rows; row += 4, x += 4 * n) {
+      for (int64_t i = first; i < last; ++i) {
         const float a = x[i];
         const float b = x[n + i];
         const float c = x[2 * n + i];
         const float d = x[3 * n + i];
+        float* to = sums + i * width;
         for (int64_t j = i; j < width; ++j) {
           to[j] += (a * x[j] + b * x[n + j]) + (c * x[2 * n + j] + d * x[3 * n + j]);
         }
       }
-      for (; row < n_rows; ++row, x += n) {
+    }
+    for (; row < n_rows; ++row, x += n) {
+      for (int64_t i = first; i < last; ++i) {
         for (int64_t j = i; j < width; ++j) {
-          to[j] += x[i] * x[j];
+          sums[i * width + j] += x[i] * x[j];
         }
       }
     }

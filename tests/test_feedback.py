@@ -21,7 +21,8 @@ from mqnative.errors import ManifestError, NonFiniteError, ShapeError, TextError
 from mqnative.formats.gguf import GGUFFile
 from mqnative.formats.qtypes import all_types, qtype
 from mqnative.formats.recipe import Recipe
-from mqnative.measure.corpus import cut
+from mqnative.measure.corpus import Corpus, cut
+from mqnative.measure.feedback_gain import feedback_gains
 from mqnative.measure.imatrix import collect_imatrix
 from tiny_models import TinyModels
 
@@ -225,6 +226,41 @@ class TestMoments:
         for expert, own in enumerate(down.sums):
             diagonal = np.diag(own.reshape(n, n))
             np.testing.assert_allclose(diagonal, sums[names[2]].sum_squares[expert], rtol=1e-4, atol=1e-9)
+
+
+class TestGains:
+    def test_they_are_what_feedback_leaves_of_products_on_other_text(
+        self, builtin_model: Path, calib_text: str
+    ) -> None:
+        names = ["blk.1.attn_output.weight", "blk.1.ffn_down.weight", "token_embd.weight"]
+        with Model(builtin_model) as model, GGUFFile.open(builtin_model) as file:
+            corpus = cut(model, calib_text[:60_000], n_ctx=256)
+            ours, other = corpus.head(24), Corpus(corpus.inputs[24:32], corpus.tokens[24:32])
+            types = dict.fromkeys(names, ("Q4_K", "Q3_K", "IQ3_S"))
+            gains = feedback_gains(model, file, types, {}, ours, other)
+            judge = model.second_moments(other.inputs, names)
+            whole = {}
+            for name in names[:2]:
+                w = model_rows(file, name)[0]
+                before, after = rounded(w, "Q4_K", gains.factors[name])
+                sums = judge[name].sums
+                whole[name] = weighted_loss(w[None], after[None], sums) / weighted_loss(
+                    w[None], before[None], sums
+                )
+        # IQ3_S takes no feedback, and the embedding enters no product.
+        assert set(gains.left) == {(name, t) for name in names[:2] for t in ("Q4_K", "Q3_K")}
+        for name, ratio in whole.items():
+            assert gains.left[name, "Q4_K"] == pytest.approx(ratio, rel=0.3)
+            assert ratio < 0.8
+
+    def test_experts_are_sampled_with_their_own_inputs(self, tiny_models: TinyModels) -> None:
+        rng = np.random.default_rng(9)
+        with Model(tiny_models.moe) as model, GGUFFile.open(tiny_models.moe) as file:
+            tokens = [rng.integers(0, 200, (16, 128)).astype(np.int32) for _ in range(2)]
+            name = "blk.0.ffn_down_exps.weight"
+            ours, other = (Corpus(t, t) for t in tokens)
+            gains = feedback_gains(model, file, {name: ["Q3_K"]}, {}, ours, other)
+        assert 0 < gains.left[name, "Q3_K"] < 1.2
 
 
 class TestBuild:

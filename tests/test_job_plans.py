@@ -95,6 +95,11 @@ class TestPlans:
         assert all(step.raw_s > 0 for step in plan.steps)
         fast = planned(store, "auto", **options, fast=True)
         assert {s.name for s in plan.steps} - {s.name for s in fast.steps} == {"probe", "refine", "link"}
+        gptq = planned(store, "auto", **options, gptq=True)
+        assert {s.name for s in gptq.steps} == {s.name for s in plan.steps} - {"refine"} | {
+            "feedback",
+            "rounding",
+        }
         small = planned(store, "auto", **{**options, "bpw": 2.0})
         assert small.size_bytes < plan.size_bytes
 

@@ -72,6 +72,7 @@ def _caches(steps: Steps, params: Params, chunks: int) -> None:
 def _whole_job(
     steps: Steps, params: Params, calib: Path, evaluation: Path | None, *, select_chunks: int | None = None
 ) -> Plan:
+    from mqnative.build.feedback import MAX_CHUNKS
     from mqnative.jobs.candidates import default_targets
     from mqnative.jobs.options import PRECISION, PROBE_CHUNKS, SELECT_CHUNKS
     from mqnative.jobs.refinement import MOST_MOVES, MOST_ROUNDS, MOVE_CHUNKS
@@ -97,6 +98,7 @@ def _whole_job(
         rounds = params.get("refine_rounds")
         if rounds is None:
             rounds = MOST_ROUNDS if params.get("like") is None else 0
+        rounds = 0 if params.get("gptq") else rounds
         moves = rounds * (MOST_MOVES + 1)
         steps.mixes("refine", moves, min(MOVE_CHUNKS, probe_chunks), deciding, share=_MOVE_SHARE)
     _caches(steps, params, probe_chunks)
@@ -104,6 +106,10 @@ def _whole_job(
         steps.mixes("link", LINK, select, deciding)
     steps.mixes("rivals", RIVALS, select, deciding)
     steps.build(size)
+    if params.get("gptq"):
+        # The moments of the activations take about as long as the passes.
+        steps.mixes("feedback", 2, min(MAX_CHUNKS, part["imatrix"]) + probe_chunks, deciding)
+        steps.mixes("rounding", 2, select, deciding)
     steps.mixes("verify", VERIFIED, verified, deciding)
     note = "chunks are counted by the text's size, and rounds that may end early are counted in full"
     return Plan(tuple(steps.found), (note,))

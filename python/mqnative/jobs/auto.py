@@ -21,7 +21,6 @@ from mqnative.jobs.curve import Curve, curve_of
 from mqnative.jobs.damages import Measured
 from mqnative.jobs.fit import Fit
 from mqnative.jobs.incumbents import read_incumbents
-from mqnative.jobs.known import damages_of
 from mqnative.jobs.linking import predicted_kld
 from mqnative.jobs.memory_fit import within
 from mqnative.jobs.net import Net
@@ -157,8 +156,7 @@ def run_auto(
         folder.claim(request.key(), force=force)
         parts = run.parts(calib, evaluation)
         measures = run.measure_all(parts)
-        known = {w: damages_of(m) for w, m in measures.items()}
-        chosen = run.choose(parts, known, coupled=True)
+        chosen = run.choose(parts, run.known(parts, measures), coupled=True)
         measured = measures[chosen.weighing]
         theirs = measures.get("imatrix", measured)
         found, steps = run.refine(parts, measured, chosen.fit)

@@ -11,6 +11,7 @@ from pathlib import Path
 from mqnative.build.feedback import FeedbackText
 from mqnative.build.plan import BuildPlan, plan_build
 from mqnative.build.writer import build_gguf
+from mqnative.core.feedback import Factors
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.untied import loads_untied
 from mqnative.errors import ConstraintError, InfeasibleBudgetError
@@ -28,7 +29,7 @@ from mqnative.jobs.choose import (
 from mqnative.jobs.damages import Measured, measured_fast, measured_of
 from mqnative.jobs.fit import Case, Demand, Fit
 from mqnative.jobs.incumbents import incumbents_of, planned
-from mqnative.jobs.known import Damages
+from mqnative.jobs.known import Damages, damages_of
 from mqnative.jobs.linking import link_mixes, link_through
 from mqnative.jobs.measure_plan import MeasurePlan, Pair, anchor_for, lossless_for, plan_of_file
 from mqnative.jobs.memory_fit import file_estimate
@@ -36,7 +37,7 @@ from mqnative.jobs.net import Net, allowed, as_solution, uniform_mixes
 from mqnative.jobs.options import Options
 from mqnative.jobs.presets import STANDARD, near_rivals, presets_of
 from mqnative.jobs.refinement import MOST_MOVES, MOVE_CHUNKS, Step, refine
-from mqnative.jobs.rounding import Rounded, build_rounded, feedback_text
+from mqnative.jobs.rounding import Rounded, build_rounded, feedback_text, gains_of, with_feedback
 from mqnative.jobs.untie import measured_share
 from mqnative.jobs.verify import MIN_CHUNKS, Judged, held_out_scores, judge, scores_of
 from mqnative.jobs.warm import check_prior, prior_of, warm_start
@@ -81,6 +82,7 @@ class Run:
         self.incumbents = incumbents_of(study.file, options.incumbents)
         self.prior = None if options.like is None else prior_of(read_mix(options.like))
         self.feedback: FeedbackText | None = None
+        self._factors: Mapping[str, Factors] = {}
 
     @contextmanager
     def step(self, name: str, detail: str = "") -> Iterator[None]:
@@ -178,6 +180,18 @@ class Run:
             known = cache_damages(self.study, text, memory.offered)
         return replace(demand, memory=replace(memory, caches={p: d.mean for p, d in known.items()}))
 
+    def known(self, parts: Parts, measures: Mapping[Weighing, Measured]) -> dict[Weighing, Damages]:
+        """What types are chosen by; with error feedback, what that leaves of it."""
+        known = {weighing: damages_of(measured) for weighing, measured in measures.items()}
+        if self.feedback is None:
+            return known
+        for weighing, damages in known.items():
+            with self.step("feedback", f"{self.feedback.max_chunks} chunks"):
+                gains = gains_of(self.study, parts, self.feedback, damages, self.monitor)
+            self._factors = gains.factors
+            known[weighing] = with_feedback(damages, gains)
+        return known
+
     def case(self, damages: Damages) -> Case:
         """The model with its damages."""
         return Case(self.study.file, damages, IMATRIX_NAME, self.study.identity.model, labels=self.labels)
@@ -226,6 +240,8 @@ class Run:
         """The exact solution improved by what moves near its price really do."""
         if not self.options.refine_rounds or self.options.fast or self.options.method != "exact":
             return found, ()
+        if self.feedback is not None:  # moves are measured under the usual rounding
+            return found, ()
         with self.step("refine", f"up to {MOST_MOVES} moves a round"):
             return refine(
                 self.study,
@@ -263,7 +279,8 @@ class Run:
         klds = {name: judged[name].figures.kld_mean or 0.0 for name in every}
         best = min((r.name for r in near), key=lambda name: klds[name], default=None)
         # Another method was asked for by name, and a constraint holds whatever is better without it.
-        may_replace = self.options.method == "exact" and theirs is measured
+        # Types that were chosen for error feedback are judged with it, when the file is built.
+        may_replace = self.options.method == "exact" and theirs is measured and self.feedback is None
         others_may = [name for name in mixes if may_replace and allowed(found, mixes[name])]
         better = [name for name in others_may if judged[name].verdict == "worse"]
         chosen = min(better, key=lambda name: klds[name], default=None)
@@ -298,9 +315,15 @@ class Run:
         if text is not None:
             with self.step("rounding", f"{text.max_chunks} chunks, judged on the select text"):
                 rounded = build_rounded(
-                    self.study, parts, text, found.plan, measured.importances, path,
-                    select_chunks=self.options.select_chunks, monitor=self.monitor,
-                )  # fmt: skip
+                    self.study,
+                    parts.select.head(self.options.select_chunks),
+                    text,
+                    found.plan,
+                    measured.importances,
+                    path,
+                    factors=self._factors,
+                    monitor=self.monitor,
+                )
             if rounded.kept:
                 return found, rounded
             self.feedback = None
