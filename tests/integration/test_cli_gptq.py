@@ -91,7 +91,6 @@ def test_auto_rounds_with_feedback_where_that_does_better(tmp_path: Path) -> Non
     call = ("auto", MODEL, "--calib", calib, "--eval", EVAL_TEXT, *effort, "--json")
     ever = succeed(*call, "-o", tmp_path / "ever", env=env).json
     gptq = succeed(*call, "--gptq", "-o", tmp_path / "gptq", env=env).json
-    assert gptq["size_bytes"] <= ever["size_bytes"] + 400
     assert gptq["bpw"] <= 4.5
     assert gptq["kld_mean"] < 0.75 * ever["kld_mean"]
     assert 0.5 < gptq["kld_mean"] / gptq["predicted_kld"] < 2
