@@ -179,7 +179,7 @@ py::object activations(Model& model, const TokenArray& chunks, bool process_outp
 // name -> (sums, upper triangles of its groups; tokens seen; columns of a group), and whose input each weight
 // shares.
 py::tuple covariances(Model& model, const TokenArray& chunks, const std::set<std::string>& names,
-                      int64_t columns, const py::object& progress) {
+                      int64_t columns, int64_t max_own_bytes, const py::object& progress) {
   if (chunks.ndim() != 2 || chunks.size() == 0 || columns <= 0) {
     throw Error(ErrorKind::shape, "expected tokens of shape (n_chunks, n_ctx), and groups of columns");
   }
@@ -188,7 +188,7 @@ py::tuple covariances(Model& model, const TokenArray& chunks, const std::set<std
   const auto n_chunks = static_cast<int64_t>(chunks.shape(0));
   const auto n_ctx = static_cast<int64_t>(chunks.shape(1));
 
-  CovarianceCollector collector(names, columns, model.threads());
+  CovarianceCollector collector(names, columns, max_own_bytes, model.threads());
   Monitor monitor;
   run_monitored(monitor, progress, [&] { model.covariances(ids, n_chunks, n_ctx, collector, monitor); });
 
@@ -198,9 +198,10 @@ py::tuple covariances(Model& model, const TokenArray& chunks, const std::set<std
                                          static_cast<py::ssize_t>(moments.groups.total())};
     const py::array_t<int64_t> counts(shape[0], moments.counts.data());
     // The sums of a large model fill memory once, not twice.
-    auto* kept = new std::vector<float>(std::move(moments.sums));
-    const py::capsule owner(kept, [](void* p) { delete static_cast<std::vector<float>*>(p); });
-    found[name.c_str()] = py::make_tuple(py::array_t<float>(shape, kept->data(), owner), counts,
+    auto kept = std::make_unique<std::vector<float>>(std::move(moments.sums));
+    const py::capsule owner(kept.get(), [](void* p) { delete static_cast<std::vector<float>*>(p); });
+    const float* sums = kept.release()->data();
+    found[name.c_str()] = py::make_tuple(py::array_t<float>(shape, sums, owner), counts,
                                          moments.groups.n_per_row, moments.groups.columns);
   }
   return py::make_tuple(found, collector.owners());
@@ -366,7 +367,7 @@ void bind_model(py::module_& m) {
            py::arg("first"), py::arg("seconds"), py::arg("sums"), py::arg("progress"),
            py::arg("sums_on_device") = false)
       .def("covariances", &covariances, py::arg("chunks"), py::arg("names"), py::arg("columns"),
-           py::arg("progress"))
+           py::arg("max_own_bytes"), py::arg("progress"))
       .def("encode", &encode, py::arg("name"), py::arg("type"), py::arg("imatrix"), py::arg("progress"))
       .def("variant", &variant, py::arg("name"), py::arg("type"), py::arg("blocks"))
       .def("swap", &Model::swap, py::arg("variants"))

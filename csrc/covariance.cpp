@@ -57,6 +57,15 @@ void CovarianceCollector::collect(const ggml_tensor* node) {
   if (known != owners_.end() && known->second != name) {
     return;
   }
+  // Experts that see the same tokens share one matrix; what enters the last of their products is their own.
+  const int64_t n = input->ne[0];
+  const bool own = node->op == GGML_OP_MUL_MAT_ID && input->ne[1] > 1;
+  const ColumnGroups groups = {n, std::min(columns_, n)};
+  const int64_t n_slices = own ? node->src[0]->ne[2] : 1;
+  if (own && n_slices * groups.total() * static_cast<int64_t>(sizeof(float)) > max_own_bytes_) {
+    owners_[name] = {};
+    return;
+  }
   owners_[name] = name;
   last_input_ = input;
   last_name_ = name;
@@ -66,13 +75,10 @@ void CovarianceCollector::collect(const ggml_tensor* node) {
     ggml_backend_tensor_get(input, copy_.data(), 0, copy_.size());
     data = copy_.data();
   }
-  const int64_t n = input->ne[0];
   Moments& moments = moments_[name];
-  // Experts that see the same tokens share one matrix; what enters the last of their products is their own.
-  const bool own = node->op == GGML_OP_MUL_MAT_ID && input->ne[1] > 1;
   if (moments.n_slices == 0) {
-    moments.groups = {n, std::min(columns_, n)};
-    moments.n_slices = own ? node->src[0]->ne[2] : 1;
+    moments.groups = groups;
+    moments.n_slices = n_slices;
     moments.sums.resize(static_cast<size_t>(moments.n_slices * moments.groups.total()));
     moments.counts.resize(static_cast<size_t>(moments.n_slices));
   }

@@ -26,9 +26,10 @@ struct Moments {
 // of them has. Sums are added up in the order of the tokens, so that they are the same for any n_threads.
 class CovarianceCollector {
  public:
-  // names: the weights wanted.
-  CovarianceCollector(std::set<std::string> names, int64_t columns, int n_threads)
-      : names_(std::move(names)), columns_(columns), n_threads_(n_threads) {}
+  // names: the weights wanted; of experts' own inputs those whose moments take at most max_own_bytes a
+  // weight.
+  CovarianceCollector(std::set<std::string> names, int64_t columns, int64_t max_own_bytes, int n_threads)
+      : names_(std::move(names)), columns_(columns), max_own_bytes_(max_own_bytes), n_threads_(n_threads) {}
 
   // ggml_backend_sched_eval_callback; user_data is the collector.
   static bool on_node(ggml_tensor* node, bool ask, void* user_data);
@@ -36,7 +37,8 @@ class CovarianceCollector {
   // Throws what went wrong inside the callback.
   void check() const;
   std::map<std::string, Moments> take() { return std::move(moments_); }
-  // Weight -> the one whose input it shares; its own name, if it has moments itself.
+  // Weight -> the one whose input it shares; its own name, if it has moments itself; empty, if it is left
+  // out.
   const std::map<std::string, std::string>& owners() const { return owners_; }
 
  private:
@@ -46,6 +48,7 @@ class CovarianceCollector {
 
   std::set<std::string> names_;
   int64_t columns_;
+  int64_t max_own_bytes_;
   int n_threads_;
   std::map<std::string, Moments> moments_;
   std::map<std::string, std::string> owners_;

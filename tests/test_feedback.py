@@ -218,8 +218,10 @@ class TestMoments:
             tokens = np.arange(256, dtype=np.int32).reshape(2, 128) % 200
             found = model.second_moments(tokens, names)
             sums = model.activations(tokens)
+            small = model.second_moments(tokens, names, max_own_bytes=1000)
         gate, up, down = (found[name] for name in names)
         assert gate is up
+        assert set(small) == set(names[:2]), "what experts have to themselves may take too much"
         assert (len(gate.sums), gate.counts.tolist()) == (1, [256])
         assert down.counts.tolist() == sums[names[2]].counts.tolist()
         n = down.n_per_row

@@ -256,7 +256,7 @@ class Model:
         dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]], int
     ]: ...
     def covariances(
-        self, chunks: _TokenIds, names: set[str], columns: int, progress: _Progress
+        self, chunks: _TokenIds, names: set[str], columns: int, max_own_bytes: int, progress: _Progress
     ) -> tuple[
         dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int, int]], dict[str, str]
     ]: ...

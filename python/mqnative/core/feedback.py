@@ -22,6 +22,8 @@ from mqnative.formats.qtypes import QType
 
 # Columns whose errors are handed on among each other: a matrix of 4 MB for each such group.
 COLUMNS = 1024
+# Of one tensor of experts: a hundred of them, each with inputs of its own, would fill the memory.
+MAX_OWN_BYTES = 128 << 20
 # Of the mean second moment, added to each: what a text of some ten thousand tokens does not know.
 DAMPING = 0.05
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mqnative.core.feedback import COLUMNS, Moments
+from mqnative.core.feedback import COLUMNS, MAX_OWN_BYTES, Moments
 from mqnative.core.loadable import check_loadable
 from mqnative.core.monitor import NULL_MONITOR, Monitor
 from mqnative.core.native import core, forward_log, thread_count
@@ -401,6 +401,7 @@ class Model:
         names: Collection[str],
         *,
         columns: int = COLUMNS,
+        max_own_bytes: int = MAX_OWN_BYTES,
         monitor: Monitor = NULL_MONITOR,
     ) -> dict[str, Moments]:
         """Sums of x_j x_k over the activations x that enter weights: the makings of error feedback.
@@ -409,6 +410,7 @@ class Model:
             chunks: int32, shape (n_chunks, n_ctx); each is evaluated from an empty cache.
             names: the weights wanted; those that enter no product are left out.
             columns: of a group; moments of columns in different groups are not taken.
+            max_own_bytes: for one tensor where every expert has moments of its own; left out if they take more.
             monitor: told the chunks done.
 
         Returns:
@@ -423,12 +425,12 @@ class Model:
         """
         monitor.start("second moments", len(chunks), "chunks")
         found, owners = self._handle.covariances(
-            np.ascontiguousarray(chunks, np.int32), set(names), columns, progress(monitor)
+            np.ascontiguousarray(chunks, np.int32), set(names), columns, max_own_bytes, progress(monitor)
         )
         monitor.finish()
         forward_log()
         moments = {name: Moments(*values) for name, values in found.items()}
-        return {name: moments[owner] for name, owner in owners.items()}
+        return {name: moments[owner] for name, owner in owners.items() if owner}
 
     def encode(
         self,
