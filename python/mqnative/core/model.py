@@ -410,7 +410,7 @@ class Model:
             chunks: int32, shape (n_chunks, n_ctx); each is evaluated from an empty cache.
             names: the weights wanted; those that enter no product are left out.
             columns: of a group; moments of columns in different groups are not taken.
-            max_own_bytes: for one tensor where every expert has moments of its own; left out if they take more.
+            max_own_bytes: of one tensor whose experts have moments of their own; left out beyond.
             monitor: told the chunks done.
 
         Returns:
