@@ -313,7 +313,7 @@ class Run:
         """Write the file; with error feedback, if that was asked for and does better."""
         text = self.feedback
         if text is not None:
-            with self.step("rounding", f"{text.max_chunks} chunks, judged on the select text"):
+            with self.step("rounding", f"2 files x {self.options.select_chunks} chunks"):
                 rounded = build_rounded(
                     self.study,
                     parts.select.head(self.options.select_chunks),
