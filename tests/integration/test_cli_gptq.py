@@ -102,3 +102,18 @@ def test_auto_rounds_with_feedback_where_that_does_better(tmp_path: Path) -> Non
     again = tmp_path / "again.gguf"
     succeed("build", "--manifest", manifest, MODEL, "-o", again, env=env, cwd=tmp_path)
     assert digest(again) == digest(Path(gptq["model_path"]))
+
+
+def test_auto_leaves_feedback_where_it_does_no_better(tmp_path: Path) -> None:
+    calib = tmp_path / "calib.txt"
+    calib.write_text(CALIB_TEXT.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    env = {"MQNATIVE_HOME": str(tmp_path / "home")}
+    # Q8_0 takes none.
+    effort = ("--fast", "--bpw", 9, "--ctx", 64, "--verify-chunks", 4, "--types", "Q8_0")
+    call = ("auto", MODEL, "--calib", calib, "--eval", EVAL_TEXT, *effort, "--json")
+    ever = succeed(*call, "-o", tmp_path / "ever", env=env).json
+    gptq = succeed(*call, "--gptq", "-o", tmp_path / "gptq", env=env).json
+    assert any("was not used" in note for note in gptq["notes"])
+    assert gptq["kld_mean"] == ever["kld_mean"]
+    assert digest(Path(gptq["model_path"])) == digest(Path(ever["model_path"]))
+    assert json.loads((tmp_path / "gptq" / "manifest.json").read_text(encoding="utf-8"))["labels"] == {}
