@@ -1,7 +1,7 @@
 """Quality at equal bytes: `mqnative auto` against the llama.cpp preset of the same size, and others' mixes.
 
     python benchmarks/quality/presets.py FOLDER [--models A,B] [--sizes Q4_K_M,Q3_K_M] [--rivals FILE]
-        [--fast] [--refine 2] [--out DIR]
+        [--fast] [--gptq] [--refine 2] [--out DIR]
 
 FOLDER holds *-bf16.gguf and text/calib.txt, text/eval.txt. KLD in nats per token over the whole held-out
 text, ours and the preset's from the same importances, the difference paired on the same tokens. --rivals is
@@ -33,6 +33,7 @@ from mqnative.jobs.main_job import auto
 from mqnative.jobs.options import Options
 from mqnative.jobs.presets import rivals
 from mqnative.measure.corpus import read_corpus
+from mqnative.measure.stored_files import score_files
 from mqnative.measure.stored_scores import mix_means
 from mqnative.measure.study import Study
 from mqnative.measure.uncertainty import Resamples, mean_estimate, verdict
@@ -117,7 +118,11 @@ def cell(folder: Path, model: Path, name: str, preset_bytes: int, options: Optio
             text = read_corpus(study.model, evaluation, n_ctx=options.n_ctx)
             types = read_recipe(out / "recipe.yaml").tensors
             means = mix_means(study, "all text", text, {"own": types, "preset": preset.types}, importances)
-    own, theirs = (means[n].kld[:, None] for n in ("own", "preset"))
+            klds = {mix: found.kld for mix, found in means.items()}
+            if options.gptq:  # the file's blocks are not those of its mix
+                scores = score_files(study, "all text", text, {"own": done.model_path})
+                klds["own"] = scores["own"].kld.reshape(text.n_chunks, -1).mean(axis=1)
+    own, theirs = (klds[n][:, None] for n in ("own", "preset"))
     difference = mean_estimate(own - theirs, Resamples.of(len(own)))
     low, high = difference.ci95
     return Cell(
@@ -147,6 +152,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=SIZES)
     parser.add_argument("--rivals", type=Path)
     parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--gptq", action="store_true")
     parser.add_argument("--refine", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("bench-presets"))
     given = parser.parse_args()
@@ -178,7 +184,13 @@ def main() -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
             rivals_here = others[model].get(name, {})
             budget = min([size, *(o.size_bytes for o in rivals_here.values())])
-            options = Options(size_bytes=budget, rivals=(name,), fast=given.fast, refine_rounds=given.refine)
+            options = Options(
+                size_bytes=budget,
+                rivals=(name,),
+                fast=given.fast,
+                gptq=given.gptq,
+                refine_rounds=given.refine,
+            )
             found = cell(given.folder, model, name, size, options, out)
             found.others.update(rivals_here)
             print(found.row(names), flush=True)
