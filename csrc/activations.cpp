@@ -1,8 +1,6 @@
 #include "activations.hpp"
 
 #include <cmath>
-#include <cstring>
-#include <exception>
 
 #include "error.hpp"
 #include "ggml-backend.h"
@@ -37,35 +35,6 @@ void check_finite(const std::string& name, const Activations& entry) {
 }
 
 }  // namespace
-
-std::string weight_name(const ggml_tensor* node) {
-  const std::string name = node->src[0]->name;
-  const size_t start = name.find('#');
-  if (start == std::string::npos) {
-    return name;
-  }
-  return name.substr(start + 1, name.find('#', start + 1) - start - 1);
-}
-
-bool ActivationCollector::on_node(ggml_tensor* node, bool ask, void* user_data) {
-  auto* self = static_cast<ActivationCollector*>(user_data);
-  if (ask) {
-    return self->wants(node);
-  }
-  try {
-    self->collect(node);
-  } catch (...) {
-    self->error_ = std::current_exception();
-    return false;  // ends this evaluation
-  }
-  return true;
-}
-
-void ActivationCollector::check() const {
-  if (error_) {
-    std::rethrow_exception(error_);
-  }
-}
 
 bool ActivationCollector::wants(const ggml_tensor* node) const {
   if (node->op == GGML_OP_MUL_MAT_ID) {
@@ -110,12 +79,7 @@ void ActivationCollector::collect(const ggml_tensor* node) {
     check_finite(name, single);
     return;
   }
-  const char* data = static_cast<const char*>(input->data);
-  if (!ggml_backend_buffer_is_host(input->buffer)) {
-    input_copy_.resize(ggml_nbytes(input));
-    ggml_backend_tensor_get(input, input_copy_.data(), 0, input_copy_.size());
-    data = input_copy_.data();
-  }
+  const char* data = host_bytes(input);
   const int64_t n = input->ne[0];
   auto row = [&](int64_t i1, int64_t i2, int64_t i3) {
     return reinterpret_cast<const float*>(data + i1 * input->nb[1] + i2 * input->nb[2] + i3 * input->nb[3]);
@@ -124,18 +88,16 @@ void ActivationCollector::collect(const ggml_tensor* node) {
   if (node->op == GGML_OP_MUL_MAT_ID) {
     // ids: [experts used, tokens]; input: [n, experts used or 1, tokens]
     const ggml_tensor* ids = node->src[2];
-    ids_.resize(ggml_nbytes(ids));
-    ggml_backend_tensor_get(ids, ids_.data(), 0, ids_.size());
+    read_ids(ids);
     entry = &entry_for(sums_, name, weight->ne[2], n);
     for (int64_t used = 0; used < ids->ne[0]; ++used) {
       for (int64_t token = 0; token < input->ne[2]; ++token) {
-        int32_t expert = 0;
-        std::memcpy(&expert, ids_.data() + token * ids->nb[1] + used * ids->nb[0], sizeof(expert));
-        if (expert < 0 || expert >= entry->n_slices) {
-          throw Error(ErrorKind::imatrix, name + " was asked for expert " + std::to_string(expert));
+        const int32_t number = expert(ids, used, token);
+        if (number < 0 || number >= entry->n_slices) {
+          throw Error(ErrorKind::imatrix, name + " was asked for expert " + std::to_string(number));
         }
-        add_row(*entry, expert, row(used % input->ne[1], token, 0));
-        ++entry->counts[static_cast<size_t>(expert)];
+        add_row(*entry, number, row(used % input->ne[1], token, 0));
+        ++entry->counts[static_cast<size_t>(number)];
       }
     }
   } else {

@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
-#include "activations.hpp"
 #include "error.hpp"
-#include "ggml-backend.h"
 #include "parallel.hpp"
 
 namespace mqn {
@@ -16,26 +13,6 @@ namespace {
 constexpr int64_t rows_per_task = 8;
 
 }  // namespace
-
-bool CovarianceCollector::on_node(ggml_tensor* node, bool ask, void* user_data) {
-  auto* self = static_cast<CovarianceCollector*>(user_data);
-  if (ask) {
-    return self->wants(node);
-  }
-  try {
-    self->collect(node);
-  } catch (...) {
-    self->error_ = std::current_exception();
-    return false;  // ends this evaluation
-  }
-  return true;
-}
-
-void CovarianceCollector::check() const {
-  if (error_) {
-    std::rethrow_exception(error_);
-  }
-}
 
 bool CovarianceCollector::wants(const ggml_tensor* node) const {
   if (node->op != GGML_OP_MUL_MAT && node->op != GGML_OP_MUL_MAT_ID) {
@@ -69,12 +46,7 @@ void CovarianceCollector::collect(const ggml_tensor* node) {
   owners_[name] = name;
   last_input_ = input;
   last_name_ = name;
-  const char* data = static_cast<const char*>(input->data);
-  if (!ggml_backend_buffer_is_host(input->buffer)) {
-    copy_.resize(ggml_nbytes(input));
-    ggml_backend_tensor_get(input, copy_.data(), 0, copy_.size());
-    data = copy_.data();
-  }
+  const char* data = host_bytes(input);
   Moments& moments = moments_[name];
   if (moments.n_slices == 0) {
     moments.groups = groups;
@@ -101,15 +73,12 @@ void CovarianceCollector::collect(const ggml_tensor* node) {
   }
   // ids: [experts used, tokens]; input: [n, experts used, tokens]
   const ggml_tensor* ids = node->src[2];
-  ids_.resize(ggml_nbytes(ids));
-  ggml_backend_tensor_get(ids, ids_.data(), 0, ids_.size());
+  read_ids(ids);
   for (int64_t slice = 0; slice < moments.n_slices; ++slice) {
     rows_.clear();
     for (int64_t token = 0; token < input->ne[2]; ++token) {
       for (int64_t used = 0; used < ids->ne[0]; ++used) {
-        int32_t expert = 0;
-        std::memcpy(&expert, ids_.data() + token * ids->nb[1] + used * ids->nb[0], sizeof(expert));
-        if (expert == slice) {
+        if (expert(ids, used, token) == slice) {
           append(used % input->ne[1], token, 0);
         }
       }

@@ -2,7 +2,6 @@
 // together.
 #pragma once
 
-#include <exception>
 #include <map>
 #include <set>
 #include <string>
@@ -11,6 +10,7 @@
 
 #include "feedback.hpp"
 #include "ggml.h"
+#include "node_collector.hpp"
 
 namespace mqn {
 
@@ -24,26 +24,21 @@ struct Moments {
 
 // Collects them while a model runs. Weights with the same input (attn_q, attn_k, attn_v) share what the first
 // of them has. Sums are added up in the order of the tokens, so that they are the same for any n_threads.
-class CovarianceCollector {
+class CovarianceCollector : public NodeCollector {
  public:
   // names: the weights wanted; of experts' own inputs those whose moments take at most max_own_bytes a
   // weight.
   CovarianceCollector(std::set<std::string> names, int64_t columns, int64_t max_own_bytes, int n_threads)
       : names_(std::move(names)), columns_(columns), max_own_bytes_(max_own_bytes), n_threads_(n_threads) {}
 
-  // ggml_backend_sched_eval_callback; user_data is the collector.
-  static bool on_node(ggml_tensor* node, bool ask, void* user_data);
-
-  // Throws what went wrong inside the callback.
-  void check() const;
   std::map<std::string, Moments> take() { return std::move(moments_); }
   // Weight -> the one whose input it shares; its own name, if it has moments itself; empty, if it is left
   // out.
   const std::map<std::string, std::string>& owners() const { return owners_; }
 
  private:
-  bool wants(const ggml_tensor* node) const;
-  void collect(const ggml_tensor* node);
+  bool wants(const ggml_tensor* node) const override;
+  void collect(const ggml_tensor* node) override;
   void add(Moments& moments, int64_t slice);
 
   std::set<std::string> names_;
@@ -54,10 +49,7 @@ class CovarianceCollector {
   std::map<std::string, std::string> owners_;
   const ggml_tensor* last_input_ = nullptr;
   std::string last_name_;
-  std::vector<char> copy_;
-  std::vector<char> ids_;
   std::vector<float> rows_;  // of one slice, one after the other
-  std::exception_ptr error_;
 };
 
 }  // namespace mqn

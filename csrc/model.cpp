@@ -228,7 +228,8 @@ int64_t Model::activations(const int32_t* tokens, int64_t n_chunks, int64_t n_ct
   using Clock = std::chrono::steady_clock;
   const auto began = Clock::now();
   ActivationCollector collector(process_output, sums_on_device, std::move(sums));
-  Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, {}, ActivationCollector::on_node, &collector);
+  Decoder d(model_.get(), n_ctx, n_seq, n_threads_, on_gpu_, {}, NodeCollector::on_node,
+            static_cast<NodeCollector*>(&collector));
   monitor.set_total(static_cast<uint64_t>(n_chunks));
   monitor.add(static_cast<uint64_t>(first));
   int64_t done = first;
@@ -249,7 +250,8 @@ void Model::covariances(const int32_t* tokens, int64_t n_chunks, int64_t n_ctx,
   const AbortGuard guard;
   decoder_.reset();  // two contexts at once would double the memory
   last_logits_ = nullptr;
-  Decoder d(model_.get(), n_ctx, 1, n_threads_, on_gpu_, {}, CovarianceCollector::on_node, &collector);
+  Decoder d(model_.get(), n_ctx, 1, n_threads_, on_gpu_, {}, NodeCollector::on_node,
+            static_cast<NodeCollector*>(&collector));
   monitor.set_total(static_cast<uint64_t>(n_chunks));
   for (int64_t chunk = 0; chunk < n_chunks; ++chunk) {
     d.run(tokens + chunk * n_ctx, 1, 0, n_ctx, monitor);
